@@ -1,0 +1,234 @@
+"""The scale and the weights of B-DPO: configuration, state and rule.
+
+The maps from mutual information to weights live in weights.py, the statistics that the rule reads in
+stats.py, the loss in `jaxalign.losses`.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxalign.adaptive.rule import AdaptiveRule
+from jaxalign.adaptive.stats import BalanceStats
+from jaxalign.adaptive.weights import power_weights, ratio_weights, softmax_weights
+from jaxalign.arrays import matching_floats
+
+
+@dataclasses.dataclass(frozen=True)
+class BalanceConfig:
+    """Options of the weights and the scale of B-DPO. Raises ValueError where one would have no effect.
+
+    Weights alone: `scale=1.0`. Scale alone: `weights="none"`. Both: neither.
+
+    Attributes:
+      weights: map from mutual information to weights; "none" gives exactly 1.
+      floor: least mutual information of "ratio" and "power" and of the running mean, nats per token.
+      temperature: of "softmax", and only there, nats per token.
+      alpha: exponent of "power", and only there.
+      minimum_weight: lower bound of a weight. Where a bound binds, the two weights no longer sum to 2.
+      maximum_weight: upper bound of a weight; the maps stay below 2 by themselves.
+      scale: constant c that multiplies the reward gap.
+      scale_by_gradient_weight: use c over the running mean gradient weight instead of c.
+      maximum_scale: upper bound of that quotient, and only with it. A larger scale lowers the gradient
+        weight, which raises the scale again: without a bound it can grow for ever.
+      ema_rate: share of the newest batch mean in the running means; 1 keeps the newest alone.
+    """
+
+    weights: Literal["ratio", "softmax", "power", "none"] = "ratio"
+    floor: float = 0.01
+    temperature: float | None = None
+    alpha: float | None = None
+    minimum_weight: float = 0.0
+    maximum_weight: float = 2.0
+    scale: float = 1.0
+    scale_by_gradient_weight: bool = False
+    maximum_scale: float | None = None
+    ema_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.weights not in ("ratio", "softmax", "power", "none"):
+            raise ValueError(f"weights={self.weights!r} must be 'ratio', 'softmax', 'power' or 'none'")
+        self._check_option_of_map("temperature", self.temperature, "softmax")
+        self._check_option_of_map("alpha", self.alpha, "power")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} must be positive")
+        if self.alpha is not None and not 0 <= self.alpha < math.inf:
+            raise ValueError(f"alpha={self.alpha} must be finite and not negative")
+        for name in ("floor", "scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive and finite")
+        if not 0 <= self.minimum_weight <= 1 <= self.maximum_weight:
+            raise ValueError(
+                f"minimum_weight={self.minimum_weight} and maximum_weight={self.maximum_weight} must enclose "
+                "1, the weight of equal mutual information, and not be negative"
+            )
+        if not 0 < self.ema_rate <= 1:
+            raise ValueError(f"ema_rate={self.ema_rate} must be above 0 and at most 1")
+        self._check_scale()
+
+    def _check_option_of_map(self, name: str, option: float | None, weights: str) -> None:
+        if (option is not None) != (self.weights == weights):
+            remedy = f"leave it out or set weights={weights!r}" if option is not None else "give it a value"
+            raise ValueError(f"{name}={option} with weights={self.weights!r}: {remedy}")
+
+    def _check_scale(self) -> None:
+        if self.maximum_scale is None and self.scale_by_gradient_weight:
+            raise ValueError(
+                "maximum_scale=None with scale_by_gradient_weight=True: the scale could grow for ever; "
+                f"give it a bound such as {10 * self.scale}"
+            )
+        if self.maximum_scale is not None and not self.scale_by_gradient_weight:
+            raise ValueError(
+                f"maximum_scale={self.maximum_scale} has no effect on a constant scale; leave it out or set "
+                "scale_by_gradient_weight=True"
+            )
+        if self.maximum_scale is not None and not self.scale <= self.maximum_scale < math.inf:
+            raise ValueError(
+                f"maximum_scale={self.maximum_scale} must be finite and at least scale={self.scale}, "
+                "which is the quotient at the largest gradient weight, 1"
+            )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BalanceState:
+    """Running means, scalars, carried from step to step; 0 until a pair was seen.
+
+    Attributes:
+      chosen_mi: float32, mean mutual information of chosen responses, nats per token.
+      rejected_mi: float32, the same of rejected responses.
+      gradient_weight: float32, mean gradient weight of a pair.
+      num_seen: int32, pairs seen.
+    """
+
+    chosen_mi: jax.Array
+    rejected_mi: jax.Array
+    gradient_weight: jax.Array
+    num_seen: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BalanceValue:
+    """What the weights and the loss read from the state, scalars.
+
+    Attributes:
+      mean_mi: float32, mean mutual information over both branches, at least `floor`; 0 until a pair was seen.
+      scale: float32, factor g of the reward gap; the constant c until a pair was seen.
+    """
+
+    mean_mi: jax.Array
+    scale: jax.Array
+
+
+def balance_rule(config: BalanceConfig) -> AdaptiveRule[BalanceState, BalanceStats, BalanceValue]:
+    """Track mean mutual information and gradient weight, and make the scale of B-DPO from them.
+
+    `mean <- (1 - a) mean + a newest`, with a the EMA rate and newest the mean over the pairs of the
+    statistics; the first sighting takes the newest itself. Without pairs the state stays bit-identical.
+    `g = c`, or `g = min(c / mean gradient weight, maximum_scale)`.
+
+    Source: B-DPO, arXiv 2603.22829; reconstructed from the abstract, not checked against the authors' code.
+
+    Args:
+      config: options of the weights and the scale.
+
+    Returns:
+      `AdaptiveRule` whose value is a `BalanceValue`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxalign.adaptive import balance_stats
+      >>> config = BalanceConfig(weights="none", scale_by_gradient_weight=True, maximum_scale=10.0)
+      >>> rule = balance_rule(config)
+      >>> one = jnp.ones(4)
+      >>> state = rule.update(balance_stats(one, one, 0.25 * one, one), rule.init())
+      >>> rule.value(rule.init()).scale.item(), rule.value(state).scale.item()
+      (1.0, 4.0)
+    """
+
+    def init() -> BalanceState:
+        # Four buffers, not one shared: a buffer cannot be donated twice.
+        return BalanceState(
+            chosen_mi=jnp.zeros((), jnp.float32),
+            rejected_mi=jnp.zeros((), jnp.float32),
+            gradient_weight=jnp.zeros((), jnp.float32),
+            num_seen=jnp.zeros((), jnp.int32),
+        )
+
+    def value(state: BalanceState) -> BalanceValue:
+        state = jax.lax.stop_gradient(state)
+        seen = state.num_seen > 0
+        mean_mi = jnp.maximum((state.chosen_mi + state.rejected_mi) / 2, config.floor)
+        scale = jnp.asarray(config.scale, jnp.float32)
+        if config.maximum_scale is not None:
+            # Dividing by max(weight, c / maximum) bounds the quotient without dividing by 0.
+            least = config.scale / config.maximum_scale
+            scale = jnp.where(seen, scale / jnp.maximum(state.gradient_weight, least), scale)
+        return BalanceValue(mean_mi=jnp.where(seen, mean_mi, 0.0), scale=scale)
+
+    def update(stats: BalanceStats, state: BalanceState) -> BalanceState:
+        stats = jax.tree.map(lambda x: jax.lax.stop_gradient(x).astype(jnp.float32), stats)
+        present, seen = stats.pairs > 0, state.num_seen > 0
+        num_pairs = jnp.where(present, stats.pairs, 1.0)
+
+        def running(total: jax.Array, mean: jax.Array) -> jax.Array:
+            newest = total / num_pairs
+            averaged = (1 - config.ema_rate) * mean + config.ema_rate * newest
+            return jnp.where(present, jnp.where(seen, averaged, newest), mean)
+
+        return BalanceState(
+            chosen_mi=running(stats.chosen_mi, state.chosen_mi),
+            rejected_mi=running(stats.rejected_mi, state.rejected_mi),
+            gradient_weight=running(stats.gradient_weight, state.gradient_weight),
+            num_seen=state.num_seen + jnp.ceil(stats.pairs).astype(jnp.int32),
+        )
+
+    return AdaptiveRule(init, value, update)
+
+
+def balance_weights(
+    config: BalanceConfig, value: BalanceValue, chosen_mi: ArrayLike, rejected_mi: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """Weights of the chosen and the rejected log-ratios, by the configured map and within its bounds.
+
+    Args:
+      config: options of the weights.
+      value: value of `balance_rule` before this step's update.
+      chosen_mi: `[B]` mutual information of prompt and chosen response, nats per token.
+      rejected_mi: `[B]` the same of the rejected response.
+
+    Returns:
+      `(chosen_weight, rejected_weight)`, each `[B]`. They sum to 2 per pair unless a bound binds. No gradient
+      flows into them.
+
+    Raises:
+      ValueError: if the shapes differ; names the argument.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> config = BalanceConfig(weights="ratio", minimum_weight=0.75)
+      >>> value = balance_rule(config).value(balance_rule(config).init())
+      >>> [weight.tolist() for weight in balance_weights(config, value, jnp.array([0.75]), jnp.array([0.25]))]
+      [[0.75], [1.5]]
+    """
+    match config.weights:
+        case "ratio":
+            weights = ratio_weights(chosen_mi, rejected_mi, floor=config.floor)
+        case "softmax":
+            assert config.temperature is not None  # BalanceConfig has checked it
+            weights = softmax_weights(chosen_mi, rejected_mi, temperature=config.temperature)
+        case "power":
+            assert config.alpha is not None
+            weights = power_weights(
+                chosen_mi, rejected_mi, value.mean_mi, alpha=config.alpha, floor=config.floor
+            )
+        case "none":
+            ones = jnp.ones_like(matching_floats(chosen_mi=chosen_mi, rejected_mi=rejected_mi)[0])
+            weights = ones, ones
+    chosen, rejected = (jnp.clip(w, config.minimum_weight, config.maximum_weight) for w in weights)
+    return chosen, rejected

@@ -1,0 +1,47 @@
+"""Floating-point promotion and shape checks of the pure functions in losses and adaptive.
+
+Needs jax alone. No mathematics of a method may live here.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def as_float(x: ArrayLike) -> jax.Array:
+    """The array in the precision that it is computed in: float64 stays, everything else becomes float32."""
+    x = jnp.asarray(x)
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+def matching_floats(**arrays: ArrayLike) -> tuple[jax.Array, ...]:
+    """The named arrays as floats of one dtype. Raises ValueError, naming the argument, if a shape differs."""
+    first = next(iter(arrays))
+    shape = jnp.shape(arrays[first])
+    for name, array in arrays.items():
+        _require_shape(name, array, shape, f"the shape of {first}")
+    floats = [as_float(array) for array in arrays.values()]
+    dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in floats) else jnp.float32
+    return tuple(array.astype(dtype) for array in floats)
+
+
+def constants_like(like: jax.Array, **arrays: ArrayLike) -> tuple[jax.Array, ...]:
+    """The named arrays in the dtype of `like`, cut off from the gradient.
+
+    Raises ValueError, naming the argument, if a shape is not that of `like`.
+    """
+    for name, array in arrays.items():
+        _require_shape(name, array, like.shape, "one value per pair")
+    return tuple(jax.lax.stop_gradient(jnp.asarray(array).astype(like.dtype)) for array in arrays.values())
+
+
+def scalar_like(like: jax.Array, **scalars: ArrayLike) -> jax.Array:
+    """The one named scalar in the dtype of `like`. Raises ValueError, naming it, if it is not a scalar."""
+    ((name, scalar),) = scalars.items()
+    _require_shape(name, scalar, (), "a scalar")
+    return jnp.asarray(scalar).astype(like.dtype)
+
+
+def _require_shape(name: str, array: ArrayLike, expected: tuple[int, ...], meaning: str) -> None:
+    if jnp.shape(array) != expected:
+        raise ValueError(f"{name} has shape {jnp.shape(array)}, expected {expected} ({meaning})")
