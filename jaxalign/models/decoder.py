@@ -1,0 +1,187 @@
+"""The decoder as Flax NNX modules: stacked layers under `lax.scan`, recomputed by policy.
+
+Parameters carry the logical names of their dimensions in the metadata `dims`; which mesh axis serves a name
+is decided elsewhere. Nothing outside `jaxalign.models` handles these modules: see functional.py.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxalign.models.config import DecoderConfig
+from jaxalign.models.lora import LoraConfig
+from jaxalign.models.rope import apply_rope, rope_tables
+from jaxalign.ops.attention import causal_attention
+
+RematPolicy = Literal["none", "full", "dots"]
+Dims = tuple[str | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderSpec:
+    """Everything static about a decoder. `constrain(x, dims)` pins the sharding of an activation."""
+
+    config: DecoderConfig
+    compute_dtype: jnp.dtype
+    param_dtype: jnp.dtype
+    remat: RematPolicy
+    lora: LoraConfig | None
+    constrain: Callable[[jax.Array, Dims], jax.Array]
+
+
+class LoraParam(nnx.Variable):
+    """A parameter of an adapter, so that it can be told from the base."""
+
+
+def _normal(spec: DecoderSpec, rngs: nnx.Rngs, shape: tuple[int, ...], dims: Dims) -> nnx.Param:
+    value = 0.02 * jax.random.normal(rngs.params(), shape, jnp.float32)
+    return nnx.Param(value.astype(spec.param_dtype), dims=dims)
+
+
+class Linear(nnx.Module):
+    """y = x W (+ b) (+ scale (x A) B), computed in the compute dtype."""
+
+    def __init__(
+        self, spec: DecoderSpec, name: str, shape: tuple[int, int], dims: Dims, bias: bool, rngs: nnx.Rngs
+    ) -> None:
+        self.spec = spec
+        self.kernel = _normal(spec, rngs, shape, dims)
+        self.has_bias = bias
+        if bias:
+            self.bias = nnx.Param(jnp.zeros(shape[1], spec.param_dtype), dims=dims[1:])
+        self.lora = spec.lora if spec.lora is not None and name in spec.lora.targets else None
+        if self.lora is not None:
+            rank, bound = self.lora.rank, 1 / math.sqrt(shape[0])
+            a = jax.random.uniform(rngs.lora(), (shape[0], rank), jnp.float32, -bound, bound)
+            self.lora_a = LoraParam(a, dims=(dims[0], "rank"))
+            self.lora_b = LoraParam(jnp.zeros((rank, shape[1]), jnp.float32), dims=("rank", dims[1]))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, L, in] -> [N, L, out]."""
+        dtype = self.spec.compute_dtype
+        y = x @ self.kernel[...].astype(dtype)
+        if self.has_bias:
+            y += self.bias[...].astype(dtype)[None, None]
+        if self.lora is not None:
+            y += self.lora.scale * ((x @ self.lora_a[...].astype(dtype)) @ self.lora_b[...].astype(dtype))
+        return y
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale, computed in float32."""
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        self.spec = spec
+        self.scale = nnx.Param(jnp.ones(spec.config.hidden_size, spec.param_dtype), dims=("model",))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, L, D] -> [N, L, D]."""
+        wide = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        normed = wide * jax.lax.rsqrt(mean_square + self.spec.config.rms_norm_eps)
+        return (normed * self.scale[...].astype(jnp.float32)[None, None]).astype(self.spec.compute_dtype)
+
+
+class Attention(nnx.Module):
+    """Grouped-query self-attention with rotary positions."""
+
+    def __init__(self, spec: DecoderSpec, rngs: nnx.Rngs) -> None:
+        self.spec = spec
+        c = spec.config
+        D, HE, KE = c.hidden_size, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        self.query = Linear(spec, "query", (D, HE), ("model", "heads"), c.qkv_bias, rngs)
+        self.key = Linear(spec, "key", (D, KE), ("model", "kv_heads"), c.qkv_bias, rngs)
+        self.value = Linear(spec, "value", (D, KE), ("model", "kv_heads"), c.qkv_bias, rngs)
+        self.out = Linear(spec, "out", (HE, D), ("heads", "model"), c.out_bias, rngs)
+
+    def __call__(self, x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """[N, L, D] and the tables of `rope_tables` -> [N, L, D]."""
+        N, L, _ = x.shape
+        c, constrain = self.spec.config, self.spec.constrain
+
+        def heads(y: jax.Array, name: str) -> jax.Array:
+            return constrain(y.reshape(N, L, -1, c.head_dim), ("batch", "length", name, None))
+
+        query = apply_rope(heads(self.query(x), "heads"), rope)
+        key = apply_rope(heads(self.key(x), "kv_heads"), rope)
+        value = heads(self.value(x), "kv_heads")
+        mixed = causal_attention(query, key, value, sliding_window=c.sliding_window)
+        return self.out(mixed.reshape(N, L, -1))
+
+
+class MLP(nnx.Module):
+    """Gated feed-forward block: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, spec: DecoderSpec, rngs: nnx.Rngs) -> None:
+        self.spec = spec
+        c = spec.config
+        D, F = c.hidden_size, c.intermediate_size
+        self.gate = Linear(spec, "gate", (D, F), ("model", "ffn"), c.mlp_bias, rngs)
+        self.up = Linear(spec, "up", (D, F), ("model", "ffn"), c.mlp_bias, rngs)
+        self.down = Linear(spec, "down", (F, D), ("ffn", "model"), c.mlp_bias, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, L, D] -> [N, L, D]."""
+        gated = jax.nn.silu(self.gate(x)) * self.up(x)
+        return self.down(self.spec.constrain(gated, ("batch", "length", "ffn")))
+
+
+class Layer(nnx.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, spec: DecoderSpec, rngs: nnx.Rngs) -> None:
+        self.spec = spec
+        self.attention_norm = RMSNorm(spec)
+        self.attention = Attention(spec, rngs)
+        self.mlp_norm = RMSNorm(spec)
+        self.mlp = MLP(spec, rngs)
+
+    def __call__(self, x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """[N, L, D] -> [N, L, D]."""
+        x += self.attention(self.attention_norm(x), rope)
+        x += self.mlp(self.mlp_norm(x))
+        return self.spec.constrain(x, ("batch", "length", "model"))
+
+
+class Decoder(nnx.Module):
+    """Embedding, stacked layers, final norm, and the head unless it is tied to the embedding."""
+
+    def __init__(self, spec: DecoderSpec, rngs: nnx.Rngs) -> None:
+        self.spec = spec
+        c = spec.config
+        self.embedding = _normal(spec, rngs, (c.vocab_size, c.hidden_size), ("vocab", "model"))
+        stack = nnx.split_rngs(splits=c.num_layers)(nnx.vmap(lambda keys: Layer(spec, keys)))
+        self.layers = stack(rngs)
+        self.final_norm = RMSNorm(spec)
+        if not c.tie_embeddings:
+            self.head = _normal(spec, rngs, (c.hidden_size, c.vocab_size), ("model", "vocab"))
+
+    def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        """Token ids and positions [N, L] -> hidden states [N, L, D] after the final norm."""
+        x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.spec.compute_dtype)
+        x = self.spec.constrain(x, ("batch", "length", "model"))
+        rope = rope_tables(self.spec.config, positions)
+        graphdef, stacked = nnx.split(self.layers)
+
+        def layer_step(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+            return nnx.merge(graphdef, layer)(x, rope), None
+
+        x, _ = jax.lax.scan(_rematerialised(layer_step, self.spec.remat), x, stacked)
+        return self.final_norm(x)
+
+
+def _rematerialised(step: Callable, policy: RematPolicy) -> Callable:
+    """The layer step, recomputed in the backward pass as the policy says."""
+    if policy == "none":
+        return step
+    saveable = {
+        "full": jax.checkpoint_policies.nothing_saveable,
+        "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    }
+    # A scan keeps forward and backward apart by itself, so the barriers against merging them are not needed.
+    return jax.checkpoint(step, policy=saveable[policy], prevent_cse=False)

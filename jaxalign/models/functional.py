@@ -1,0 +1,142 @@
+"""The decoder as functions of plain nested dictionaries of arrays. No Flax type leaves this module.
+
+`build_decoder` is the one entry; adapters are a second tree beside the base parameters.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxalign.models.config import DecoderConfig
+from jaxalign.models.decoder import Decoder, DecoderSpec, Dims, LoraParam, RematPolicy
+from jaxalign.models.lora import LoraConfig
+
+Params = dict[str, Any]  # nested, with arrays at the leaves
+
+
+def _unconstrained(x: jax.Array, dims: Dims) -> jax.Array:
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderFns:
+    """Functions of one decoder. Base parameters and adapter parameters are two separate trees."""
+
+    spec: DecoderSpec
+
+    @property
+    def config(self) -> DecoderConfig:
+        """The architecture."""
+        return self.spec.config
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The settings of the adapters, None for a decoder without any."""
+        return self.spec.lora
+
+    def abstract_params(self) -> Params:
+        """The tree of base parameters as `jax.ShapeDtypeStruct`."""
+        return nnx.to_pure_dict(_structure(self.spec)[1])
+
+    def abstract_lora(self) -> Params:
+        """The tree of adapter parameters as `jax.ShapeDtypeStruct`; empty without adapters."""
+        return nnx.to_pure_dict(_structure(self.spec)[2])
+
+    def init(self, key: jax.Array) -> Params:
+        """Random base parameters."""
+        return jax.jit(lambda key: _initial(self.spec, key)[0])(key)
+
+    def init_lora(self, key: jax.Array) -> Params:
+        """Adapters without effect: A random, B zero. Raises ValueError for a decoder without adapters."""
+        if self.spec.lora is None:
+            raise ValueError("init_lora: this decoder was built without adapters; pass lora=LoraConfig(...)")
+        # Under jit the base parameters, which are not returned, are never computed.
+        return jax.jit(lambda key: _initial(self.spec, key)[1])(key)
+
+    def hidden(
+        self, params: Params, lora_params: Params | None, tokens: jax.Array, positions: jax.Array
+    ) -> jax.Array:
+        """Hidden states [N, L, D] after the final norm, from token ids and positions, both [N, L].
+
+        Without `lora_params` the base runs alone, also in a decoder that was built with adapters.
+        """
+        if tokens.ndim != 2 or tokens.shape != positions.shape:
+            raise ValueError(
+                f"tokens {tokens.shape} and positions {positions.shape}: expected one shape [N, L]"
+            )
+        if lora_params is None:
+            graphdef, _, _ = _structure(dataclasses.replace(self.spec, lora=None))
+            return nnx.merge(graphdef, params)(tokens, positions)
+        if self.spec.lora is None:
+            raise ValueError(
+                "lora_params given to a decoder built without adapters; pass lora=LoraConfig(...)"
+            )
+        graphdef, _, _ = _structure(self.spec)
+        return nnx.merge(graphdef, params, lora_params)(tokens, positions)
+
+    def head(self, params: Params) -> jax.Array:
+        """The output projection [D, V] in the parameters' dtype; the embedding transposed if it is tied."""
+        return params["embedding"].T if self.config.tie_embeddings else params["head"]
+
+    def logits(
+        self, params: Params, lora_params: Params | None, tokens: jax.Array, positions: jax.Array
+    ) -> jax.Array:
+        """Logits [N, L, V] float32, for short inputs: training never holds them all."""
+        hidden = self.hidden(params, lora_params, tokens, positions)
+        head = self.head(params).astype(hidden.dtype)
+        return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+
+    def logical_dims(self) -> Params:
+        """A tuple of logical dimension names per base parameter, in the tree of `abstract_params`."""
+        return _logical_dims(_structure(self.spec)[1])
+
+    def lora_logical_dims(self) -> Params:
+        """A tuple of logical dimension names per adapter parameter, in the tree of `abstract_lora`."""
+        return _logical_dims(_structure(self.spec)[2])
+
+
+def build_decoder(
+    config: DecoderConfig,
+    *,
+    compute_dtype: Any,
+    param_dtype: Any,
+    remat: RematPolicy = "full",
+    lora: LoraConfig | None = None,
+    constrain: Callable[[jax.Array, Dims], jax.Array] = _unconstrained,
+) -> DecoderFns:
+    """The functions of a decoder; `constrain(x, dims)` may pin the sharding of each named activation."""
+    if remat not in get_args(RematPolicy):
+        raise ValueError(f"remat={remat!r}: expected one of {', '.join(get_args(RematPolicy))}")
+    dtypes = {"compute_dtype": jnp.dtype(compute_dtype), "param_dtype": jnp.dtype(param_dtype)}
+    for name, dtype in dtypes.items():
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"{name}={dtype}: expected a floating-point type such as float32 or bfloat16")
+    return DecoderFns(DecoderSpec(config, remat=remat, lora=lora, constrain=constrain, **dtypes))
+
+
+@functools.cache
+def _structure(spec: DecoderSpec) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """The module graph, and the abstract base and adapter states."""
+    key = jax.random.key(0)
+    model = nnx.eval_shape(lambda: Decoder(spec, nnx.Rngs(params=key, lora=key)))
+    return nnx.split(model, nnx.Param, LoraParam)
+
+
+def _initial(spec: DecoderSpec, key: jax.Array) -> tuple[Params, Params]:
+    base_key, lora_key = jax.random.split(key)
+    model = Decoder(spec, nnx.Rngs(params=base_key, lora=lora_key))
+    _, base, lora = nnx.split(model, nnx.Param, LoraParam)
+    return nnx.to_pure_dict(base), nnx.to_pure_dict(lora)
+
+
+def _logical_dims(state: nnx.State) -> Params:
+    def dims(path: tuple[Any, ...], variable: nnx.Variable) -> Dims:
+        return ("layers", *variable.dims) if path[0] == "layers" else variable.dims
+
+    flat = {path: dims(path, variable) for path, variable in nnx.to_flat_state(state)}
+    return nnx.traversals.unflatten_mapping(flat)
