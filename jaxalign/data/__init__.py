@@ -1,0 +1,1 @@
+"""Data on the host: read preference pairs, tokenise them, serve batches. Numpy only, no jax computation."""

@@ -1,0 +1,115 @@
+"""The tokenised data set: ragged token ids with labels, as numpy. No text, no tokenizer, no batches."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxalign.data.schema import NO_CATEGORY
+
+Ids = tuple[np.ndarray, ...]  # one int32 array per pair
+
+
+@dataclass(frozen=True)
+class TruncationReport:
+    """How many prompts, chosen and rejected responses were cut: overall and by category."""
+
+    num_pairs: int
+    total: tuple[int, int, int]
+    by_category: dict[str, tuple[int, int, int]]  # categories where something was cut
+
+    def lines(self) -> list[str]:
+        """The counts as text, for logs; nothing where nothing was cut."""
+        if not any(self.total):
+            return []
+        entries = {f"all {self.num_pairs} pairs": self.total} | self.by_category
+        text = "cut in {}: {} prompts (start removed), {} chosen and {} rejected responses (end removed)"
+        return [text.format(name, *counts) for name, counts in entries.items()]
+
+
+@dataclass(frozen=True)
+class TokenizedDataset:
+    """Tokenised pairs; n rows, K categories.
+
+    prompt_ids, chosen_ids, rejected_ids  n arrays of int32; responses end with the end of sequence unless cut
+    categories                            [n, K] float32
+    chosen_unsafe, rejected_unsafe        [n] float32
+    empty_prompt_ids                      [*] int32, what stands before a response to nothing
+    num_cut                               [n, 3] int32, tokens lost by prompt, chosen, rejected
+    reference_logps, mi                   [n, 2] float32 once known
+    """
+
+    prompt_ids: Ids
+    chosen_ids: Ids
+    rejected_ids: Ids
+    categories: np.ndarray
+    chosen_unsafe: np.ndarray
+    rejected_unsafe: np.ndarray
+    category_names: tuple[str, ...]
+    pad_id: int
+    empty_prompt_ids: np.ndarray
+    origins: tuple[str, ...]  # "file:row" of each pair, for messages
+    num_cut: np.ndarray
+    skipped: dict[str, int]  # pairs left out while tokenising, by reason
+    reference_logps: np.ndarray | None = None
+    mi: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of prompt, chosen and rejected, [n, 3] int32."""
+        parts = (self.prompt_ids, self.chosen_ids, self.rejected_ids)
+        return np.array([[len(ids) for ids in part] for part in parts], np.int32).T
+
+    @property
+    def row_lengths(self) -> np.ndarray:
+        """Tokens of the longer branch (prompt and response) of each pair, [n] int32."""
+        lengths = self.lengths
+        return lengths[:, 0] + lengths[:, 1:].max(axis=1)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over tokens, labels and category names; not over file names and reference values."""
+        digest = hashlib.sha256()
+        for part in (self.prompt_ids, self.chosen_ids, self.rejected_ids, (self.empty_prompt_ids,)):
+            digest.update(np.array([len(ids) for ids in part], "<i8").tobytes())
+            digest.update(np.concatenate(part).astype("<i4").tobytes())
+        for labels in (self.categories, self.chosen_unsafe, self.rejected_unsafe):
+            digest.update(labels.astype("<f4").tobytes())
+        digest.update(repr((self.category_names, self.pad_id)).encode())
+        return digest.hexdigest()
+
+    def with_reference(self, reference_logps: np.ndarray, mi: np.ndarray) -> "TokenizedDataset":
+        """The same pairs with the reference's log-probs and MI, each [n, 2]. Raises ValueError."""
+        for name, array in (("reference_logps", reference_logps), ("mi", mi)):
+            if array.shape != (len(self), 2):
+                raise ValueError(
+                    f"{name} has shape {array.shape}, expected {(len(self), 2)}: one row per pair"
+                )
+            if not np.isfinite(array).all():
+                row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+                raise ValueError(
+                    f"{name} is not finite at {self.origins[row]}: the reference model is broken"
+                )
+        return dataclasses.replace(
+            self, reference_logps=reference_logps.astype(np.float32), mi=mi.astype(np.float32)
+        )
+
+    def without_prompts(self) -> "TokenizedDataset":
+        """The same responses after the empty prompt: the rows from which log pi_ref(y) is computed."""
+        return dataclasses.replace(self, prompt_ids=(self.empty_prompt_ids,) * len(self))
+
+    def truncation(self) -> TruncationReport:
+        """What was cut, overall and by category."""
+        cut = self.num_cut > 0
+        groups = {name: self.categories[:, k] > 0 for k, name in enumerate(self.category_names)}
+        groups[NO_CATEGORY] = self.categories.sum(axis=1) == 0
+        counts = {name: _counts(cut[member]) for name, member in groups.items()}
+        return TruncationReport(len(self), _counts(cut), {name: c for name, c in counts.items() if any(c)})
+
+
+def _counts(cut: np.ndarray) -> tuple[int, int, int]:
+    prompts, chosen, rejected = cut.sum(axis=0).tolist()
+    return prompts, chosen, rejected

@@ -1,0 +1,1 @@
+"""One module per format: what its fields mean, turned into pairs. No file is opened here."""

@@ -1,0 +1,46 @@
+"""Plain rows: prompt, chosen, rejected as texts; optional categories and safety labels. Any field names."""
+
+from jaxalign.data.records import Record, shown
+from jaxalign.data.schema import Message, Pair
+from jaxalign.data.settings import PlainFields
+
+
+def to_pair(record: Record, fields: PlainFields, unsafe_threshold: float | None) -> Pair:
+    """The pair of one row; without labels, no categories and two safe responses. Raises DataError."""
+    chosen_field = fields.chosen_unsafe or "chosen_unsafe"
+    rejected_field = fields.rejected_unsafe or "rejected_unsafe"
+    return Pair(
+        prompt=(Message("user", record.text(fields.prompt)),),
+        chosen=record.text(fields.chosen),
+        rejected=record.text(fields.rejected),
+        categories=_categories(record, fields),
+        chosen_unsafe=_unsafe(record, chosen_field, fields.chosen_unsafe is not None, unsafe_threshold),
+        rejected_unsafe=_unsafe(record, rejected_field, fields.rejected_unsafe is not None, unsafe_threshold),
+        origin=record.origin,
+    )
+
+
+def _categories(record: Record, fields: PlainFields) -> tuple[str, ...]:
+    """One name, several separated by ";", a list of names, or a mapping from name to boolean."""
+    field = fields.categories or "categories"
+    if field not in record.values and fields.categories is not None:
+        record.get(field, "category names")  # raises: the config names this field
+    value = record.values.get(field)
+    if value is None:  # no such field, or it says: none
+        return ()
+    if isinstance(value, dict):
+        return record.true_keys(field, tuple(value))
+    names = value.split(";") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise record.error(
+            "wrong type", field, got=shown(value), expected="a category name or a list of them"
+        )
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+
+def _unsafe(record: Record, field: str, required: bool, threshold: float | None) -> bool:
+    if not required and field not in record.values:
+        return False
+    if threshold is not None:
+        return record.number(field) >= threshold
+    return record.flag(field)

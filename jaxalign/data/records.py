@@ -1,0 +1,101 @@
+"""One row of a source with typed access to its fields. Every refusal names file, row and field."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from jaxalign.data.schema import DataError
+
+REMEDY = "correct the row, or set data.on_error: skip to leave such rows out"
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value as error messages show it: its type and a short repr."""
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= limit else text[:limit] + '...'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The fields of one row and the "file:row" that it came from."""
+
+    origin: str
+    values: dict[str, Any]
+
+    def error(self, reason: str, field: str, *, got: str, expected: str, remedy: str = REMEDY) -> DataError:
+        """A DataError about a field of this row, to be raised by the caller."""
+        return DataError(reason, origin=self.origin, field=field, got=got, expected=expected, remedy=remedy)
+
+    def has(self, field: str) -> bool:
+        """Whether the field is there and is not null."""
+        return self.values.get(field) is not None
+
+    def get(self, field: str, expected: str) -> Any:
+        """The value of a field. Raises DataError if it is missing or null."""
+        if not self.has(field):
+            got = "null" if field in self.values else f"only the fields {sorted(map(str, self.values))}"
+            raise self.error("missing field", field, got=got, expected=expected)
+        return self.values[field]
+
+    def text(self, field: str) -> str:
+        """A text that is not blank. Raises DataError."""
+        value = self.get(field, "a text")
+        if not isinstance(value, str):
+            raise self.error("wrong type", field, got=shown(value), expected="a text")
+        if not value.strip():
+            raise self.error("empty text", field, got=shown(value), expected="a text that is not blank")
+        return value
+
+    def flag(self, field: str) -> bool:
+        """A boolean; the words true and false too, as csv files have them. Raises DataError."""
+        value = self.get(field, "true or false")
+        if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+            return value.strip().lower() == "true"
+        if not isinstance(value, bool):
+            raise self.error("wrong type", field, got=shown(value), expected="true or false")
+        return value
+
+    def number(self, field: str) -> float:
+        """A finite number; its text too, as csv files have it. Raises DataError."""
+        value = self.get(field, "a number")
+        try:
+            number = (
+                float(value)
+                if isinstance(value, int | float | str) and not isinstance(value, bool)
+                else math.nan
+            )
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise self.error("wrong type", field, got=shown(value), expected="a finite number")
+        return number
+
+    def response_id(self, field: str) -> int:
+        """0 or 1. Raises DataError."""
+        value = self.get(field, "0 or 1")
+        if isinstance(value, bool) or value not in (0, 1):
+            raise self.error("wrong type", field, got=shown(value), expected="the integer 0 or 1")
+        return int(value)
+
+    def true_keys(self, field: str, vocabulary: tuple[str, ...]) -> tuple[str, ...]:
+        """The keys with value true of a mapping from every category of the vocabulary to a boolean."""
+        value = self.get(field, "a mapping from category to true or false")
+        if not isinstance(value, dict):
+            raise self.error(
+                "wrong type", field, got=shown(value), expected="a mapping from category to true or false"
+            )
+        unknown = sorted(map(str, set(value) - set(vocabulary)))
+        if unknown:
+            raise self.error(
+                "unknown category", field, got=str(unknown), expected=f"the keys {list(vocabulary)}"
+            )
+        missing = [name for name in vocabulary if name not in value]
+        if missing:
+            raise self.error(
+                "missing field", field, got=f"no key {missing}", expected=f"all {len(vocabulary)} categories"
+            )
+        wrong = next((name for name in vocabulary if not isinstance(value[name], bool)), None)
+        if wrong is not None:
+            got = shown(value[wrong])
+            raise self.error("wrong type", f"{field}.{wrong}", got=got, expected="true or false")
+        return tuple(name for name in vocabulary if value[name])
