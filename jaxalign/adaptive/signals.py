@@ -18,8 +18,8 @@ def implicit_violation(
     Hard: `1[gap < threshold]`. Soft, with a temperature: `s((threshold - gap) / temperature)`.
 
     The gap is the plain `beta h`, also where a loss weights its log-ratios, so that weights do not change
-    what a violation is. The threshold is a fixed level: a pair's own margin in its place would feed on itself,
-    since every pair below its margin raises that margin, and would drive all margins to their maximum.
+    what a violation is. The threshold is a fixed level: a pair's own margin in its place would feed on
+    itself, as every pair below its margin raises that margin, and would drive all margins to their maximum.
 
     Source: our offline violation signal for Cat-DPO, arXiv 2604.17299, reconstructed from the abstract.
 
