@@ -1,0 +1,197 @@
+"""The command line: arguments in, calls of `jaxalign.run`, an exit status out. Heavy imports wait for their command."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from jaxalign import __version__
+
+if TYPE_CHECKING:
+    from jaxalign.config import Config
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+data_app = typer.Typer(no_args_is_help=True, help="Look at data, and make the sample data.")
+app.add_typer(data_app, name="data")
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, see configs/")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=value", help="change one setting; may be repeated")
+]
+
+
+def main() -> None:
+    """Entry point. Errors that a user can mend are one message and status 2, without a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("jaxalign").setLevel(logging.INFO)
+    try:
+        app()
+    except Exception as error:
+        if "JAXALIGN_TRACEBACK" in os.environ or not _is_users(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_users(error: Exception) -> bool:
+    """True for errors that jaxalign raises on purpose, and for files that are missing or not readable."""
+    ours = type(error).__module__.startswith("jaxalign.")
+    return ours or isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    """Safety preference alignment of language models in JAX."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    workdir: Annotated[Path | None, typer.Option(help="default: runs/NAME_OF_CONFIG")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="show every setting and stop")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check configuration, data, mesh and memory, and stop")
+    ] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="join the other processes of this job first")
+    ] = False,
+) -> None:
+    """Train, or resume the run in WORKDIR from its newest checkpoint."""
+    settings = _load(config, overrides)
+    if print_config:
+        from jaxalign.config import dump_config
+
+        print(dump_config(settings), end="")
+        return
+    if dry_run:
+        from jaxalign.run.dry_run import dry_run as check
+
+        check(settings, Console())
+        return
+    workdir = workdir or Path("runs") / config.stem
+    if distributed:
+        from jaxalign.parallel import start_processes
+
+        start_processes()
+    from jaxalign.parallel import is_main_process
+    from jaxalign.run.summary import print_training
+    from jaxalign.run.train import train as run_training
+
+    if not is_main_process():
+        logging.getLogger().setLevel(logging.WARNING)
+    result = run_training(settings, workdir)
+    if is_main_process():
+        print_training(result, workdir, Console())
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_HF_DIR", help="a workdir, or a Hugging Face model")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="a configuration whose data section is read; default: that of the run")
+    ] = None,
+    split: Annotated[Literal["train", "heldout"], typer.Option(help="which pairs")] = "heldout",
+    reference: Annotated[
+        Path | None, typer.Option(help="reference model, needed for a Hugging Face model")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="checkpoint of the run; default: the newest")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="pairs at a time")] = 16,
+    output: Annotated[Path | None, typer.Option(help="write the figures as JSON")] = None,
+) -> None:
+    """Held-out preference figures per harm category, with mean, variance, gap and worst category."""
+    from jaxalign.run.evaluate import evaluate as run_evaluation
+    from jaxalign.run.manifest import write_json
+    from jaxalign.run.summary import print_report
+
+    report = run_evaluation(model, data, split=split, reference=reference, step=step, batch_size=batch_size)
+    print_report(report, Console())
+    if output is not None:
+        write_json(output, report.as_dict())
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(metavar="RUN", help="workdir of a run")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Hugging Face directory to write")],
+    dtype: Annotated[Literal["bf16", "f32"], typer.Option()] = "bf16",
+    adapter: Annotated[bool, typer.Option("--adapter", help="the adapter alone, in PEFT format")] = False,
+    max_shard_size: Annotated[str, typer.Option(help="largest weight file")] = "5GB",
+    step: Annotated[int | None, typer.Option(help="checkpoint of the run; default: the newest")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier export in DIR")] = False,
+) -> None:
+    """Write the trained model in Hugging Face format."""
+    from jaxalign.run.export import export as run_export
+
+    run_export(
+        checkpoint,
+        output,
+        dtype=dtype,
+        adapter=adapter,
+        max_shard_size=max_shard_size,
+        step=step,
+        overwrite=overwrite,
+    )
+    print(f"exported to {output}")
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_DIR", help="a workdir, or a Hugging Face model")],
+    hf_dir: Annotated[Path, typer.Argument(metavar="HF_DIR", help="what transformers + torch read")],
+    step: Annotated[int | None, typer.Option(help="checkpoint of the run; default: the newest")] = None,
+) -> None:
+    """Compare our decoder with transformers + torch on the same texts; exit status 1 if they differ."""
+    from jaxalign.run.verify import verify as run_verification
+
+    report = run_verification(model, hf_dir, step=step)
+    print(report.render())
+    raise typer.Exit(0 if report.passed else 1)
+
+
+@data_app.command("check")
+def data_check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Counts, unsafe rows, duplicates, lengths, truncation and leaks by category; exit status 1 on errors."""
+    from jaxalign.data.check import check_data
+    from jaxalign.run.data import load_tokenizer
+
+    settings = _load(config, overrides)
+    check = check_data(settings.data, load_tokenizer(settings))
+    check.render(Console())
+    raise typer.Exit(0 if check.ok else 1)
+
+
+@data_app.command("sample")
+def data_sample(
+    output: Annotated[Path, typer.Argument(metavar="DIR")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write the sample preference set (abstract, in the PKU-SafeRLHF schema)."""
+    from jaxalign.data.sample import write_sample
+
+    for path in write_sample(output, seed=seed):
+        print(path)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of configurations, for editors."""
+    from jaxalign.config import Config
+
+    print(json.dumps(Config.model_json_schema(), indent=2))
+
+
+def _load(config: Path, overrides: list[str] | None) -> "Config":
+    from jaxalign.config import load_config
+
+    return load_config(config, overrides or ())

@@ -1,0 +1,178 @@
+"""Every section of a run's configuration, put together and checked against each other.
+
+A section is defined beside the code that it steers; only what belongs to no single part is defined here.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from jaxalign.adaptive import BalanceConfig, MarginConfig
+from jaxalign.data.settings import DataConfig
+from jaxalign.models.lora import LoraConfig
+from jaxalign.parallel import MeshConfig
+from jaxalign.settings import Settings
+from jaxalign.training.checkpoint import CheckpointConfig
+from jaxalign.training.loop import TrainConfig
+from jaxalign.training.objective import LOSSES, LossConfig, Objective, ViolationConfig
+from jaxalign.training.optimizer import OptimizerConfig
+from jaxalign.training.reference import ReferenceConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; says the key, what was given and what is allowed."""
+
+
+class ModelConfig(Settings):
+    """The model to train."""
+
+    path: Path = Field(description="Hugging Face directory with safetensors, or a .gguf file")
+    tokenizer: Path | None = Field(
+        default=None, description="directory of another tokenizer than the model's own"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="of the computation")
+    param_dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the parameters")
+    remat: Literal["none", "dots", "full"] = Field(
+        default="full", description="what the backward pass recomputes"
+    )
+    logps_chunk_size: int = Field(
+        default=128, ge=1, description="positions per row that go through the head at a time"
+    )
+    lora: LoraConfig | None = Field(default=None, description="null: train all parameters")
+
+
+class MarginSettings(Settings):
+    """The adaptive margins, see `jaxalign.adaptive.MarginConfig`."""
+
+    initial: float = 0.0
+    minimum: float = 0.0
+    maximum: float = 2.0
+    step_size: float = 0.1
+    ema_rate: float = 0.1
+    target_rate: float | dict[str, float] = Field(
+        default=0.05, description="accepted violation rate: one number, or one by category with `default`"
+    )
+    update: Literal["additive", "multiplicative"] = "additive"
+    normalize_mean: float | None = None
+
+
+class BalanceSettings(Settings):
+    """Weights and scale of B-DPO, see `jaxalign.adaptive.BalanceConfig`."""
+
+    weights: Literal["ratio", "softmax", "power", "none"] = "ratio"
+    floor: float = 0.01
+    temperature: float | None = None
+    alpha: float | None = None
+    minimum_weight: float = 0.0
+    maximum_weight: float = 2.0
+    scale: float = 1.0
+    scale_by_gradient_weight: bool = False
+    maximum_scale: float | None = None
+    ema_rate: float = 0.01
+
+
+class AdaptiveConfig(Settings):
+    """The adaptive state: what counts as a violation, how margins and balance follow."""
+
+    signal: Literal["implicit_reward"] = Field(
+        default="implicit_reward", description="where violations come from"
+    )
+    violation: ViolationConfig = ViolationConfig()
+    margin: MarginSettings = MarginSettings()
+    balance: BalanceSettings = BalanceSettings()
+
+
+class EvaluationConfig(Settings):
+    """Held-out figures during training; needs held-out data."""
+
+    every_steps: int | None = Field(default=None, ge=1, description="null: only before and after")
+    batch_size: int | None = Field(
+        default=None, ge=1, description="pairs at a time; null: a micro-batch of training"
+    )
+
+
+class LoggingConfig(Settings):
+    """Where figures go besides metrics.jsonl."""
+
+    tensorboard: bool = True
+
+
+class Config(Settings):
+    """A whole run."""
+
+    model: ModelConfig
+    data: DataConfig
+    loss: LossConfig
+    adaptive: AdaptiveConfig = AdaptiveConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig
+    mesh: MeshConfig = MeshConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        spec = LOSSES[self.loss.name]
+        for section, used in (("margin", spec.uses_margin), ("balance", spec.uses_balance)):
+            if section in self.adaptive.model_fields_set and not used:
+                raise ValueError(f"adaptive.{section} has no effect with loss {self.loss.name}; remove it")
+        if self.reference.mode == "adapter_base" and self.model.lora is None:
+            raise ValueError("reference.mode adapter_base needs model.lora; use precomputed or online")
+        if "evaluation" in self.model_fields_set and not self.data.has_heldout:
+            raise ValueError("evaluation has no effect without data.heldout or data.heldout_fraction")
+        self.make_objective()  # the rules check their own options
+        return self
+
+    def make_objective(self) -> Objective:
+        """The configured loss with its adaptive rules."""
+        names = self.data.category_names
+        spec = LOSSES[self.loss.name]
+        margin = balance = None
+        if spec.uses_margin:
+            options = self.adaptive.margin.model_dump()
+            options["target_rate"] = _target_rates(self.adaptive.margin.target_rate, names)
+            margin = MarginConfig(num_categories=len(names), **options)
+        if spec.uses_balance:
+            balance = BalanceConfig(**self.adaptive.balance.model_dump())
+        return Objective(self.loss, self.adaptive.violation, len(names), margin, balance)
+
+    def micro_batch_size(self) -> int:
+        """Pairs that are on the devices at a time."""
+        return self.train.batch_size // self.train.num_micro_batches
+
+    def check_devices(self, num_devices: int) -> None:
+        """Raise ConfigError where batches do not spread evenly over the mesh of that many devices."""
+        try:
+            data, fsdp, _ = self.mesh.shape(num_devices)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        parts = data * fsdp
+        sizes = {"train.batch_size / train.num_micro_batches": self.micro_batch_size()}
+        if self.evaluation.batch_size is not None:
+            sizes["evaluation.batch_size"] = self.evaluation.batch_size
+        for name, size in sizes.items():
+            if size % parts:
+                near = [n for n in (size // parts * parts, (size // parts + 1) * parts) if n]
+                raise ConfigError(
+                    f"{name} = {size} is not divisible by data * fsdp = {parts}; nearest: "
+                    + " or ".join(str(n) for n in near)
+                )
+
+
+def _target_rates(target: float | dict[str, float], names: Sequence[str]) -> float | tuple[float, ...]:
+    if not isinstance(target, dict):
+        return target
+    known = {*names, "default"}
+    unknown = sorted(set(target) - known)
+    if unknown:
+        raise ValueError(
+            f"adaptive.margin.target_rate names unknown categories {unknown}; known: {sorted(known)}"
+        )
+    missing = [name for name in names if name not in target]
+    if missing and "default" not in target:
+        raise ValueError(f"adaptive.margin.target_rate lacks {missing}; add them or a `default`")
+    return tuple(target.get(name, target.get("default", 0.0)) for name in names)

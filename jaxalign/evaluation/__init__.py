@@ -1,0 +1,1 @@
+"""What a model does on held-out pairs, per harm category."""

@@ -1,0 +1,1 @@
+"""Building blocks that need jax alone: token log-probabilities and attention."""

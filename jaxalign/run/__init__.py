@@ -1,0 +1,1 @@
+"""What the commands do: data, model, mesh and state put together from a configuration."""

@@ -1,0 +1,110 @@
+"""manifest.json: everything that a run was made of, and the check that a resumed run is still the same."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxalign
+from jaxalign.config import Config, ConfigError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+# A resumed run may differ in these; anything else would make it another run.
+FREE_ON_RESUME = (
+    "mesh",
+    "evaluation",
+    "checkpoint",
+    "logging",
+    "reference.cache_dir",
+    "reference.file",
+    "model.path",
+    "model.tokenizer",
+)
+
+
+def git_revision() -> str | None:
+    """Commit of the source tree, with "+changes" where files differ; None outside a git checkout."""
+    folder = Path(jaxalign.__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def make_manifest(config: Config, fingerprints: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a run."""
+    return {
+        "jaxalign": jaxalign.__version__,
+        "git_revision": git_revision(),
+        "config": config.model_dump(mode="json"),
+        "fingerprints": fingerprints,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "devices": {
+            "count": jax.device_count(),
+            "kind": jax.devices()[0].device_kind,
+            "processes": jax.process_count(),
+        },
+    }
+
+
+def read_manifest(workdir: Path) -> dict[str, Any] | None:
+    """The manifest of the run in `workdir`, None where there is none."""
+    path = workdir / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); restore it, or train in another workdir") from error
+    missing = [key for key in ("config", "fingerprints") if key not in manifest]
+    if missing:
+        raise ConfigError(f"{path} lacks {', '.join(missing)}: it is not the manifest of a run")
+    return manifest
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def check_same_run(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
+    """Raise ConfigError naming each setting or fingerprint in which a resumed run differs from its start."""
+    differing = []
+    for section in ("config", "fingerprints"):
+        before, after = _flatten(old[section]), _flatten(new[section])
+        for key in sorted(before.keys() | after.keys()):
+            free = section == "config" and any(key == f or key.startswith(f + ".") for f in FREE_ON_RESUME)
+            if not free and before.get(key) != after.get(key):
+                name = key if section == "config" else f"fingerprint of {key}"
+                differing.append(f"{name}: started with {before.get(key)}, now {after.get(key)}")
+    if differing:
+        raise ConfigError(
+            f"{workdir} holds a run that was started otherwise; set these back, or use another --workdir\n  "
+            + "\n  ".join(differing)
+        )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else key)
+    return flat

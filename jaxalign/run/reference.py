@@ -1,0 +1,80 @@
+"""The reference pass of a run: find the cached file or make it, and attach the figures to the data."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxalign.config import Config
+from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.data.loader import padded_length
+from jaxalign.parallel import agree_on_text, is_main_process
+from jaxalign.run.policy import LogpsPass
+from jaxalign.training.reference import (
+    compute_reference,
+    read_reference,
+    reference_key,
+    write_reference,
+)
+
+log = logging.getLogger(__name__)
+
+
+def reference_ingredients(
+    config: Config, model_fingerprint: str, tokenizer_fingerprint: str, dataset: TokenizedDataset
+) -> dict[str, Any]:
+    """Everything that the reference figures of a data set depend on."""
+    return {
+        "model": model_fingerprint,
+        "tokenizer and template": tokenizer_fingerprint,
+        "data": dataset.fingerprint(),
+        "max_prompt_length": config.data.max_prompt_length,
+        "max_response_length": config.data.max_response_length,
+        "dtype": config.model.dtype,
+        "param_dtype": config.model.param_dtype,
+    }
+
+
+def with_reference(
+    config: Config,
+    dataset: TokenizedDataset,
+    split: str,
+    base: Any,
+    base_pass: LogpsPass,
+    ingredients: dict[str, Any],
+    *,
+    length: int,
+    cache_dir: Path,
+) -> TokenizedDataset:
+    """The data set with reference log-probs and MI, from the cache where it holds exactly these."""
+    path = cache_dir / f"{split}-{reference_key(ingredients)[:16]}.safetensors"
+    if config.reference.file is not None:
+        # One given file serves the training pairs; held-out pairs have a file of their own beside it.
+        path = config.reference.file if split == "train" else config.reference.file.with_name(path.name)
+    required = config.reference.file is not None and split == "train"
+    if required or agree_on_text(str(path.exists())) == "True":
+        arrays = _read_on_main(path, ingredients, len(dataset))
+        log.info("%s: reference log-probs from %s", split, path)
+        return dataset.with_reference(arrays["logps"], arrays["mi"])
+
+    def branch_logps(part: TokenizedDataset, label: str) -> np.ndarray:
+        # Rows as long as in training and evaluation, so that the unchanged policy repeats them exactly.
+        rows = max(length, padded_length([part]))
+        return base_pass(base, None, part, length=rows, label=f"{split}: {label}")
+
+    arrays = compute_reference(dataset, branch_logps)
+    if is_main_process():
+        write_reference(path, arrays, ingredients)
+    return dataset.with_reference(arrays["logps"], arrays["mi"])
+
+
+def _read_on_main(path: Path, ingredients: dict[str, Any], num_pairs: int) -> dict[str, np.ndarray]:
+    """Process 0 reads (the disk may not be shared), the others receive."""
+    empty = {name: np.zeros((num_pairs, 2), np.float32) for name in ("logps", "mi")}
+    arrays = read_reference(path, ingredients, num_pairs) if is_main_process() else empty
+    if jax.process_count() == 1:
+        return arrays
+    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(arrays))

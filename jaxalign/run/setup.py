@@ -1,0 +1,257 @@
+"""A run made ready: mesh, model, data with reference figures, optimizer, compiled step and initial state."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from jaxalign.batch import PairBatch
+from jaxalign.config import Config, ConfigError
+from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.data.loader import PairLoader, padded_length
+from jaxalign.hf.checkpoint import Checkpoint, tokenizer_fingerprint
+from jaxalign.hf.read import open_checkpoint
+from jaxalign.losses import dpo_loss
+from jaxalign.parallel import (
+    batch_sharding,
+    is_main_process,
+    make_mesh,
+    put_global,
+    replicated,
+    tree_shardings,
+)
+from jaxalign.run.data import RunData, load_data, load_tokenizer
+from jaxalign.run.policy import LogpsPass, Policy, longest_response, make_policy
+from jaxalign.run.reference import reference_ingredients, with_reference
+from jaxalign.training.objective import Objective
+from jaxalign.training.optimizer import make_optimizer, make_schedule
+from jaxalign.training.state import TrainState, init_state, state_shardings
+from jaxalign.training.step import StepFn, make_train_step
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything of a run but the state that changes."""
+
+    config: Config
+    mesh: Mesh
+    checkpoint: Checkpoint
+    tokenizer: Any
+    data: RunData
+    policy: Policy
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    num_steps: int
+    length: int
+    frozen: Any
+    step_fn: StepFn
+    abstract_state: TrainState
+    new_state: Callable[[], TrainState]
+    policy_pass: LogpsPass
+    fingerprints: dict[str, Any]
+
+    def loader(self) -> PairLoader:
+        """Training batches by step."""
+        train = self.config.train
+        return PairLoader(self.data.train, batch_size=train.batch_size, length=self.length, seed=train.seed)
+
+    def place(self, batch: PairBatch) -> PairBatch:
+        """A host batch on the mesh."""
+        return put_global(batch, batch_sharding(self.mesh))
+
+    def heldout_logps(self, params: Any) -> np.ndarray:
+        """[n, 2] policy log-probs of the held-out pairs."""
+        heldout = self.data.splits["heldout"]
+        return self.policy_pass(
+            params, self.frozen, heldout, length=self.length, label="evaluate held-out pairs"
+        )
+
+
+def count_steps(config: Config, num_pairs: int) -> int:
+    """Steps of the whole run."""
+    if config.train.num_steps is not None:
+        return config.train.num_steps
+    assert config.train.num_epochs is not None  # one of the two is given: checked with the configuration
+    return config.train.num_epochs * -(-num_pairs // config.train.batch_size)
+
+
+def prepare(config: Config, workdir: Path) -> Run:
+    """Load model and data, run the reference pass, build the step. Raises ConfigError, DataError and the like."""
+    config.check_devices(jax.device_count())
+    mesh = make_mesh(config.mesh)
+    checkpoint = open_checkpoint(config.model.path)
+    tokenizer = load_tokenizer(config)
+    data = load_data(config.data, tokenizer)
+    _check_vocabulary(data, checkpoint, config)
+    _check_context(data, checkpoint)
+    num_steps = count_steps(config, len(data.train))
+    length = padded_length(data.splits.values())
+    policy = make_policy(config.model, checkpoint.config, mesh, longest_response(*data.splits.values()))
+
+    base_shardings = tree_shardings(policy.decoder.logical_dims(), policy.decoder.abstract_params(), mesh)
+    log.info("loading the model from %s", config.model.path)
+    base = checkpoint.load_params(policy.decoder.abstract_params(), base_shardings, config.model.param_dtype)
+    fingerprints = _fingerprints(checkpoint, tokenizer, data)
+    data = _with_references(config, data, policy, base, mesh, fingerprints, length, workdir)
+
+    objective = config.make_objective()
+    schedule = make_schedule(config.optimizer, num_steps)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    trainable_shardings = tree_shardings(policy.trainable_dims(), policy.abstract_trainable(), mesh)
+    make_state = _state_maker(config, objective, optimizer)
+    abstract = jax.eval_shape(make_state, policy.abstract_trainable())
+    shardings = state_shardings(abstract, trainable_shardings, optimizer, mesh)
+    frozen, new_state = _frozen_and_start(config, policy, base, make_state, trainable_shardings, shardings)
+    step = make_train_step(
+        policy.logps,
+        policy.reference_fn(config.reference.mode),
+        objective,
+        optimizer,
+        schedule,
+        num_micro_batches=config.train.num_micro_batches,
+    )
+    return Run(
+        config=config,
+        mesh=mesh,
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        data=data,
+        policy=policy,
+        objective=objective,
+        optimizer=optimizer,
+        num_steps=num_steps,
+        length=length,
+        frozen=frozen,
+        step_fn=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
+        abstract_state=_with_shardings(abstract, shardings),
+        new_state=new_state,
+        policy_pass=LogpsPass(policy.logps, mesh, _evaluation_batch(config), show=is_main_process()),
+        fingerprints=fingerprints,
+    )
+
+
+def _state_maker(
+    config: Config, objective: Objective, optimizer: optax.GradientTransformation
+) -> Callable[[Any], TrainState]:
+    def make_state(params: Any) -> TrainState:
+        margin, balance = objective.init()
+        return init_state(params, optimizer, margin, balance, config.train.seed)
+
+    return make_state
+
+
+def _frozen_and_start(
+    config: Config,
+    policy: Policy,
+    base: Any,
+    make_state: Callable[[Any], TrainState],
+    trainable_shardings: Any,
+    shardings: TrainState,
+) -> tuple[Any, Callable[[], TrainState]]:
+    """The frozen parameters, and a function that makes the first state (once: full training donates the base)."""
+    make = jax.jit(make_state, out_shardings=shardings, donate_argnums=0)
+    if policy.decoder.lora is not None:
+        key = jax.random.key(config.train.seed)
+
+        def with_new_adapter() -> TrainState:
+            return make(jax.device_put(policy.decoder.init_lora(key), trainable_shardings))
+
+        return {"base": base}, with_new_adapter
+    frozen = (
+        {"reference": jax.tree.map(lambda x: x.copy(), base)} if config.reference.mode == "online" else {}
+    )
+    return frozen, lambda: make(base)
+
+
+def _with_references(
+    config: Config,
+    data: RunData,
+    policy: Policy,
+    base: Any,
+    mesh: Mesh,
+    fingerprints: dict[str, Any],
+    length: int,
+    workdir: Path,
+) -> RunData:
+    cache_dir = config.reference.cache_dir or workdir / "reference"
+
+    def base_logps(params: Any, _: Any, batch: PairBatch) -> jax.Array:
+        return policy.base_logps(params, batch)
+
+    base_pass = LogpsPass(base_logps, mesh, _evaluation_batch(config), show=is_main_process())
+    splits: dict[str, TokenizedDataset] = {}
+    for split, dataset in data.splits.items():
+        ingredients = reference_ingredients(config, fingerprints["model"], fingerprints["tokenizer"], dataset)
+        splits[split] = with_reference(
+            config, dataset, split, base, base_pass, ingredients, length=length, cache_dir=cache_dir
+        )
+        fingerprints[f"reference {split}"] = ingredients["data"]
+    return dataclasses.replace(data, **splits)
+
+
+def check_start(run: Run, state: TrainState) -> None:
+    """Before the first step, plain DPO of the unchanged policy is ln 2, or policy and reference differ."""
+    batch = run.place(run.loader().batch(0))
+    logps = jax.jit(run.policy.logps, out_shardings=replicated(run.mesh))(state.params, run.frozen, batch)
+    reference_fn = run.policy.reference_fn(run.config.reference.mode)
+    reference = jax.jit(reference_fn, out_shardings=replicated(run.mesh))(run.frozen, batch)
+    loss = dpo_loss(*np.asarray(logps).T, *np.asarray(reference).T, beta=run.config.loss.beta)
+    real = np.asarray(batch.weight) > 0
+    mean = float(np.asarray(loss, np.float64)[real].mean())
+    if not abs(mean - np.log(2.0)) < 1e-3:
+        raise ConfigError(
+            f"plain DPO of the unchanged policy is {mean:.6f}, expected ln 2 = {np.log(2.0):.6f} within 0.001: "
+            f"policy and reference do not compute the same. With model.dtype {run.config.model.dtype} try float32; "
+            "a reference file must come from this model"
+        )
+    log.info("start: plain DPO of the unchanged policy is %.6f (ln 2 = %.6f)", mean, np.log(2.0))
+
+
+def _evaluation_batch(config: Config) -> int:
+    return config.evaluation.batch_size or config.micro_batch_size()
+
+
+def _with_shardings(abstract: TrainState, shardings: TrainState) -> TrainState:
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings
+    )
+
+
+def _fingerprints(checkpoint: Checkpoint, tokenizer: Any, data: RunData) -> dict[str, Any]:
+    return {
+        "model": checkpoint.fingerprint(),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        **{f"data {split}": dataset.fingerprint() for split, dataset in data.splits.items()},
+    }
+
+
+def _check_vocabulary(data: RunData, checkpoint: Checkpoint, config: Config) -> None:
+    largest = max(
+        int(ids.max())
+        for dataset in data.splits.values()
+        for part in (dataset.prompt_ids, dataset.chosen_ids, dataset.rejected_ids)
+        for ids in part
+    )
+    if largest >= checkpoint.config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer gives token id {largest}, the model's vocabulary has {checkpoint.config.vocab_size}; "
+            f"check model.tokenizer ({config.model.tokenizer}) against {config.model.path}"
+        )
+
+
+def _check_context(data: RunData, checkpoint: Checkpoint) -> None:
+    limit = checkpoint.config.max_position_embeddings
+    longest = max(int(dataset.row_lengths.max()) for dataset in data.splits.values())
+    if longest > limit:
+        raise ConfigError(
+            f"the longest pair has {longest} tokens, the model was made for {limit}; "
+            "lower data.max_prompt_length or data.max_response_length"
+        )

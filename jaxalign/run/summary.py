@@ -1,0 +1,82 @@
+"""Tables for people: held-out figures per category, before and after."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from jaxalign.evaluation.preference import PreferenceReport
+from jaxalign.run.train import TrainResult
+
+EXPLANATION = (
+    "accuracy: chosen preferred to rejected, against the reference (a tie is one half); gap: beta * (log-ratio of "
+    "chosen - of rejected); unsafe: share of pairs with the gap below the threshold"
+)
+
+
+def print_report(report: PreferenceReport, console: Console) -> None:
+    """One row per category, then the spread between categories."""
+    table = Table(title=f"Preference figures of {report.num_pairs} pairs (beta {report.beta})")
+    for name in ("category", "pairs", "loss", "accuracy", "gap", "unsafe"):
+        table.add_column(name, justify="left" if name == "category" else "right")
+    for name, values in _rows(report):
+        table.add_row(
+            name,
+            f"{values['pairs']:.0f}",
+            f"{values['loss']:.4f}",
+            f"{values['accuracy']:.3f}",
+            f"{values['reward_gap']:+.3f}",
+            f"{values['violation_rate']:.3f}",
+        )
+    console.print(table)
+    for metric, spread in report.spread.items():
+        console.print(
+            f"{metric} over categories: mean {spread['mean']:.3f}, variance {spread['variance']:.4f}, "
+            f"best-to-worst gap {spread['gap']:.3f}, worst {spread['worst_category']} ({spread['worst']:.3f})"
+        )
+    console.print(EXPLANATION, style="dim")
+
+
+def print_training(result: TrainResult, workdir: Path, console: Console) -> None:
+    """What a finished or stopped run leaves, and how the held-out figures moved."""
+    if not result.finished:
+        console.print(f"stopped at step {result.step}; the same command goes on from there")
+    elif result.before is not None and result.after is not None:
+        console.print(_before_after(result.before, result.after))
+        console.print(EXPLANATION, style="dim")
+    elif result.after is not None:
+        print_report(result.after, console)
+    console.print(f"checkpoints   {workdir / 'checkpoints'}")
+    console.print(f"figures       {workdir / 'metrics.jsonl'}, {workdir / 'tensorboard'}")
+    console.print(f"manifest      {workdir / 'manifest.json'}")
+
+
+def _before_after(before: PreferenceReport, after: PreferenceReport) -> Table:
+    table = Table(title=f"Held-out pairs ({after.num_pairs}), before -> after")
+    for name in ("category", "pairs", "accuracy", "gap", "unsafe", "loss"):
+        table.add_column(name, justify="left" if name == "category" else "right")
+    start = dict(_rows(before))
+    for name, end in _rows(after):
+        first = start[name]
+
+        def moved(
+            metric: str, style: str, first: dict[str, float] = first, end: dict[str, float] = end
+        ) -> str:
+            return f"{first[metric]:{style}} -> {end[metric]:{style}}"
+
+        table.add_row(
+            name,
+            f"{end['pairs']:.0f}",
+            moved("accuracy", ".2f"),
+            moved("reward_gap", "+.3f"),
+            moved("violation_rate", ".2f"),
+            moved("loss", ".3f"),
+        )
+    return table
+
+
+def _rows(report: PreferenceReport) -> list[tuple[str, dict[str, float]]]:
+    rows = sorted(report.categories.items(), key=lambda item: -item[1]["pairs"])
+    if report.without_category is not None:
+        rows.append(("(no category)", report.without_category))
+    return [*rows, ("all", report.overall)]

@@ -1,0 +1,133 @@
+"""`jaxalign train`: start or resume a run in its workdir, and leave figures, checkpoints and a summary there."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from jaxalign.config import Config, ConfigError, dump_config
+from jaxalign.evaluation.preference import PreferenceReport, preference_report
+from jaxalign.parallel import is_main_process
+from jaxalign.run.manifest import check_same_run, make_manifest, read_manifest, write_json
+from jaxalign.run.setup import Run, check_start, prepare
+from jaxalign.training.checkpoint import Checkpointer
+from jaxalign.training.log import MetricsLog
+from jaxalign.training.loop import LoopParts, LoopSchedule, run_loop
+from jaxalign.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """Where a run ended. The reports are None without held-out data, `after` also if the run was stopped."""
+
+    step: int
+    finished: bool
+    before: PreferenceReport | None
+    after: PreferenceReport | None
+    category_names: tuple[str, ...]
+
+
+def train(config: Config, workdir: Path) -> TrainResult:
+    """Train to the last step, from the newest checkpoint in `workdir` if there is one."""
+    workdir = workdir.resolve()
+    old = read_manifest(workdir)
+    run = prepare(config, workdir)
+    manifest = make_manifest(config, run.fingerprints)
+    if old is not None:
+        check_same_run(old, manifest, workdir)
+    elif (workdir / "checkpoints").exists() and any((workdir / "checkpoints").iterdir()):
+        raise ConfigError(f"{workdir} has checkpoints but no manifest.json; use another --workdir")
+    if is_main_process():
+        write_json(workdir / "manifest.json", manifest)
+        (workdir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    with Checkpointer(workdir / "checkpoints", config.checkpoint.keep) as checkpointer:
+        state = _start(run, checkpointer)
+        before = _report_before(run, state, workdir)
+        state, finished = _run_loop(run, state, checkpointer, workdir)
+        step = int(state.step)
+        after = _report(run, state) if finished else None
+        if after is not None and is_main_process():
+            write_json(workdir / "evaluation" / "after.json", after.as_dict())
+    return TrainResult(step, finished, before, after, run.data.train.category_names)
+
+
+def _cursor(run: Run) -> dict[str, Any]:
+    """What the loader needs besides the step: it is a pure function of both."""
+    return {"seed": run.config.train.seed, "data": run.fingerprints["data train"]}
+
+
+def _start(run: Run, checkpointer: Checkpointer) -> TrainState:
+    if checkpointer.latest_step() is None:
+        state = run.new_state()
+        check_start(run, state)
+        return state
+    state, cursor = checkpointer.restore(run.abstract_state)
+    expected = {**_cursor(run), "step": int(state.step)}
+    if cursor != expected:
+        raise ConfigError(f"the checkpoint's place in the data is {cursor}, this run's is {expected}")
+    log.info("resuming at step %d of %d", state.step, run.num_steps)
+    return state
+
+
+def _run_loop(
+    run: Run, state: TrainState, checkpointer: Checkpointer, workdir: Path
+) -> tuple[TrainState, bool]:
+    config = run.config
+    schedule = LoopSchedule(
+        num_steps=run.num_steps,
+        save_every=config.checkpoint.every_steps,
+        evaluate_every=config.evaluation.every_steps,
+        max_skipped_in_a_row=config.train.max_skipped_in_a_row,
+    )
+
+    def evaluate(current: TrainState) -> dict[str, float | None]:
+        report = _report(run, current)
+        return {} if report is None else report.figures()
+
+    def loop(metrics: MetricsLog | None) -> tuple[TrainState, bool]:
+        parts = LoopParts(
+            step_fn=run.step_fn,
+            frozen=run.frozen,
+            place=run.place,
+            loader=run.loader(),
+            objective=run.objective,
+            category_names=run.data.train.category_names,
+            checkpointer=checkpointer,
+            log=metrics,
+            evaluate=evaluate,
+        )
+        return run_loop(state, parts, schedule, _cursor(run))
+
+    if not is_main_process():
+        return loop(None)
+    with MetricsLog(workdir, int(state.step), tensorboard=config.logging.tensorboard) as metrics:
+        return loop(metrics)
+
+
+def _report(run: Run, state: TrainState) -> PreferenceReport | None:
+    heldout = run.data.heldout
+    if heldout is None:
+        return None
+    assert heldout.reference_logps is not None  # attached by the reference pass
+    return preference_report(
+        run.heldout_logps(state.params),
+        heldout.reference_logps,
+        heldout,
+        beta=run.config.loss.beta,
+        threshold=run.config.adaptive.violation.threshold,
+    )
+
+
+def _report_before(run: Run, state: TrainState, workdir: Path) -> PreferenceReport | None:
+    """Held-out figures at step 0; a resumed run reads what its start wrote."""
+    path = workdir / "evaluation" / "before.json"
+    if int(state.step) > 0:
+        saved = path.exists() and is_main_process()
+        return PreferenceReport(**json.loads(path.read_text(encoding="utf-8"))) if saved else None
+    report = _report(run, state)
+    if report is not None and is_main_process():
+        write_json(path, report.as_dict())
+    return report

@@ -1,0 +1,1 @@
+"""From a batch to the next state: objective, step, loop, reference pass, checkpoints, metrics."""

@@ -1,0 +1,91 @@
+"""Checkpoints of the whole state. The only module that knows Orbax."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from pydantic import Field
+
+from jaxalign.settings import Settings
+from jaxalign.training.state import TrainState
+
+
+class CheckpointConfig(Settings):
+    """When to save, and how many to keep."""
+
+    every_steps: int = Field(default=100, ge=1, description="the last step is always saved")
+    keep: int = Field(default=3, ge=1, description="the newest so many are kept")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read as this run's state."""
+
+
+class Checkpointer:
+    """Asynchronous, atomic saves of (state, cursor) by step. Use as a context: leaving it waits for the last save.
+
+    A save is written beside its final name and renamed when complete, so a killed process leaves whole
+    checkpoints only.
+    """
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+        )
+        self._directory = directory.resolve()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint, None without one."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, cursor: dict[str, Any]) -> None:
+        """Start saving the state; errors of the save before surface here. Saving a step twice does nothing."""
+        self._manager.check_for_errors()
+        step = int(jax.device_get(state.step))
+        if step == self._manager.latest_step():
+            return
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), cursor=ocp.args.JsonSave(cursor))
+        self._manager.save(step, args=items, force=True)
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """State and cursor; `abstract` gives shapes, dtypes and shardings, which may be those of another mesh.
+
+        Raises CheckpointError where there is none or its leaves do not fit.
+        """
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise CheckpointError(f"no complete checkpoint in {self._directory}; train first")
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), cursor=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=items)
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise CheckpointError(
+                f"checkpoint {step} in {self._directory} is not the state that this configuration makes: {error}"
+            ) from error
+        _check_shapes(abstract, restored["state"], step)
+        return restored["state"], restored["cursor"]
+
+
+def _check_shapes(abstract: TrainState, restored: TrainState, step: int) -> None:
+    wrong = [
+        f"{jax.tree_util.keystr(path)}: got {np.shape(got)} {got.dtype}, expected {want.shape} {want.dtype}"
+        for (path, want), got in zip(
+            jax.tree_util.tree_leaves_with_path(abstract), jax.tree.leaves(restored), strict=True
+        )
+        if np.shape(got) != want.shape or got.dtype != want.dtype
+    ]
+    if wrong:
+        raise CheckpointError(f"checkpoint {step} does not fit this configuration:\n  " + "\n  ".join(wrong))

@@ -1,0 +1,133 @@
+"""Sums over pairs on the device, figures by name on the host. Means are taken once, at the very end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxalign.adaptive import margin_rule
+from jaxalign.batch import PairBatch
+from jaxalign.training.objective import Objective, PairTerms
+from jaxalign.training.state import TrainState
+
+PER_PAIR = {  # name in PairTerms -> name of the metric
+    "chosen_reward": "rewards/chosen",
+    "rejected_reward": "rewards/rejected",
+    "accuracy": "rewards/accuracies",
+    "reward_gap": "rewards/margins",
+    "violation": "violation_rate",
+    "margin": "margin",
+    "chosen_weight": "weight_chosen",
+    "rejected_weight": "weight_rejected",
+}
+
+
+@struct.dataclass
+class StepSums:
+    """Sums of one step: `pairs`, `tokens`, `loss` [], `terms` {name: []}, `logps` [2]; the same by category [K].
+
+    `not_finite` [K + 1] counts pairs with a non-finite loss by category, in the last place those without one.
+    """
+
+    pairs: jax.Array
+    tokens: jax.Array
+    loss: jax.Array
+    logps: jax.Array
+    terms: dict[str, jax.Array]
+    category_pairs: jax.Array
+    category_loss: jax.Array
+    category_terms: dict[str, jax.Array]
+    not_finite: jax.Array
+    grad_norm: jax.Array
+    learning_rate: jax.Array
+
+
+def pair_sums(terms: PairTerms, policy: jax.Array, batch: PairBatch) -> StepSums:
+    """Sums over the real pairs of a batch; policy log-probs [B, 2]."""
+    real = batch.weight > 0
+
+    def total(x: jax.Array) -> jax.Array:
+        return (jnp.where(real, x, 0.0) * batch.weight).sum()
+
+    def by_category(x: jax.Array) -> jax.Array:
+        # where and not only a product: 0 * inf of another category would spoil every sum
+        inside = (batch.categories > 0) & real[:, None]
+        return (jnp.where(inside, x[:, None], 0.0) * batch.weight[:, None]).sum(axis=0)
+
+    loss = jax.lax.stop_gradient(terms.loss)
+    policy = jax.lax.stop_gradient(policy)
+    values = {metric: getattr(terms, field) for field, metric in PER_PAIR.items()}
+    bad = (real & ~jnp.isfinite(loss)).astype(jnp.float32)
+    without = bad * (batch.categories.sum(axis=1) == 0).astype(jnp.float32)
+    return StepSums(
+        pairs=batch.weight.sum(),
+        tokens=(batch.response_mask.sum(axis=(1, 2)).astype(jnp.float32) * batch.weight).sum(),
+        loss=total(loss),
+        logps=jnp.stack([total(policy[:, 0]), total(policy[:, 1])]),
+        terms={name: total(x) for name, x in values.items()},
+        category_pairs=by_category(jnp.ones_like(loss)),
+        category_loss=by_category(loss),
+        category_terms={name: by_category(x) for name, x in values.items()},
+        not_finite=jnp.append((bad[:, None] * batch.categories).sum(axis=0), without.sum()),
+        grad_norm=jnp.zeros(()),
+        learning_rate=jnp.zeros(()),
+    )
+
+
+def finish(sums: StepSums, names: Sequence[str]) -> dict[str, float | None]:
+    """Figures of a step by name from fetched sums; None where a figure is not finite or has no pairs."""
+    pairs = float(sums.pairs)
+    figures = {
+        "loss": float(sums.loss) / pairs,
+        **{name: float(x) / pairs for name, x in sums.terms.items()},
+        "logps/chosen": float(sums.logps[0]) / pairs,
+        "logps/rejected": float(sums.logps[1]) / pairs,
+        "grad_norm": float(sums.grad_norm),
+        "learning_rate": float(sums.learning_rate),
+        "pairs": pairs,
+        "response_tokens": float(sums.tokens),
+    }
+    figures["adaptive/weight_chosen"] = figures.pop("weight_chosen")
+    figures["adaptive/weight_rejected"] = figures.pop("weight_rejected")
+    figures["adaptive/margin"] = figures.pop("margin")
+    for k, name in enumerate(names):
+        count = float(sums.category_pairs[k])
+        if not count:
+            continue
+        figures[f"category/{name}/pairs"] = count
+        figures[f"category/{name}/loss"] = float(sums.category_loss[k]) / count
+        for metric, x in sums.category_terms.items():
+            figures[f"category/{name}/{metric}"] = float(x[k]) / count
+    return {name: value if np.isfinite(value) else None for name, value in figures.items()}
+
+
+def adaptive_figures(state: TrainState, objective: Objective, names: Sequence[str]) -> dict[str, float]:
+    """Margins, violation rates and balance statistics in the (fetched) state, by category name."""
+    figures: dict[str, Any] = {}
+    if state.margin is not None and objective.margin_config is not None:
+        margins = margin_rule(objective.margin_config).value(state.margin)
+        for k, name in enumerate(names):
+            if state.margin.num_seen[k]:
+                figures[f"adaptive/margin/{name}"] = float(margins[k])
+                figures[f"adaptive/violation/{name}"] = float(state.margin.violation_rate[k])
+    if state.balance is not None:
+        for field, value in vars(state.balance).items():
+            figures[f"adaptive/balance/{field}"] = float(value)
+    return figures
+
+
+def worst_category(figures: dict[str, float | None]) -> tuple[str, float] | None:
+    """Name and violation rate of the worst category: by the running rate, else by this batch; None without one."""
+    for prefix, suffix in (("adaptive/violation/", ""), ("category/", "/violation_rate")):
+        rates = {
+            key[len(prefix) : len(key) - len(suffix)]: value
+            for key, value in figures.items()
+            if key.startswith(prefix) and key.endswith(suffix) and value is not None
+        }
+        if rates:
+            name = max(rates, key=lambda category: rates[category])
+            return name, rates[name]
+    return None

@@ -1,0 +1,101 @@
+"""The reference pass: log-probs and mutual information of every response under the frozen reference, kept on disk.
+
+The file is found by a hash of everything that its figures depend on, so a stale one is never used.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.settings import Settings
+
+BranchLogpsFn = Callable[[TokenizedDataset, str], np.ndarray]
+"""(dataset, label of the progress line) -> [n, 2] float32 summed response log-probs under the reference."""
+
+
+class ReferenceConfig(Settings):
+    """Where the reference log-probs come from."""
+
+    mode: Literal["precomputed", "adapter_base", "online"] = Field(
+        default="precomputed",
+        description="precomputed: one pass, cached; adapter_base: the model without its adapter, each step; "
+        "online: a frozen copy of the initial model, each step",
+    )
+    cache_dir: Path | None = Field(default=None, description="default: WORKDIR/reference")
+    file: Path | None = Field(default=None, description="use this file of an earlier pass or fail")
+
+    @model_validator(mode="after")
+    def _check(self) -> "ReferenceConfig":
+        if self.file and self.cache_dir:
+            raise ValueError(
+                "give reference.file or reference.cache_dir, not both: a given file is the cache"
+            )
+        return self
+
+
+class ReferenceMismatchError(ValueError):
+    """A reference file that belongs to another model, tokenizer, data set or setting."""
+
+
+def reference_key(ingredients: dict[str, Any]) -> str:
+    """Hash of everything that the reference log-probs depend on."""
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+
+
+def mutual_information(logps: np.ndarray, logps_alone: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """I(x; y) = [log p(y|x) - log p(y)] / |y| in nats per token; all [n, 2]."""
+    return ((logps.astype(np.float64) - logps_alone) / lengths).astype(np.float32)
+
+
+def compute_reference(dataset: TokenizedDataset, branch_logps: BranchLogpsFn) -> dict[str, np.ndarray]:
+    """`logps` and `mi`, both [n, 2] float32: one pass with the prompts, one after an empty prompt."""
+    logps = branch_logps(dataset, "reference log-probs")
+    alone = branch_logps(dataset.without_prompts(), "reference log-probs without prompt")
+    for name, values in (("with", logps), ("without", alone)):
+        rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if rows.size:
+            raise ValueError(
+                f"reference log-probs {name} prompt are not finite for {rows.size} pairs, first row {rows[0]}; "
+                "check the model weights, or use model.dtype: float32"
+            )
+    return {"logps": logps, "mi": mutual_information(logps, alone, dataset.lengths[:, 1:])}
+
+
+def read_reference(path: Path, ingredients: dict[str, Any], num_pairs: int) -> dict[str, np.ndarray]:
+    """The arrays of an earlier pass. Raises ReferenceMismatchError naming each ingredient that differs."""
+    with safe_open(path, framework="numpy") as file:
+        found = json.loads((file.metadata() or {}).get("ingredients", "{}"))
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    differing = sorted(
+        name for name in found.keys() | ingredients.keys() if found.get(name) != ingredients.get(name)
+    )
+    if differing:
+        lines = [f"{name}: file has {found.get(name)}, run has {ingredients.get(name)}" for name in differing]
+        raise ReferenceMismatchError(
+            f"{path} holds the reference of something else; remove reference.file to compute it again\n  "
+            + "\n  ".join(lines)
+        )
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != {"logps": (num_pairs, 2), "mi": (num_pairs, 2)}:
+        raise ReferenceMismatchError(
+            f"{path} holds {shapes}, expected logps and mi of shape ({num_pairs}, 2); delete it"
+        )
+    return arrays
+
+
+def write_reference(path: Path, arrays: dict[str, np.ndarray], ingredients: dict[str, Any]) -> None:
+    """Write atomically: a killed process leaves no half file under the final name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    save_file(contiguous, temporary, metadata={"ingredients": json.dumps(ingredients, sort_keys=True)})
+    temporary.replace(path)

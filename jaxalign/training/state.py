@@ -1,0 +1,63 @@
+"""The whole state of a run as one pytree: what is saved, restored, sharded and donated."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from jaxalign.adaptive import BalanceState, MarginState
+from jaxalign.parallel import replicated
+
+
+@struct.dataclass
+class TrainState:
+    """step and skipped counters [] int32; params and opt_state hold trainable parameters only; rng is key data."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    margin: MarginState | None
+    balance: BalanceState | None
+    rng: jax.Array
+    num_skipped: jax.Array
+    num_skipped_in_a_row: jax.Array
+
+
+def init_state(
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    margin: MarginState | None,
+    balance: BalanceState | None,
+    seed: int,
+) -> TrainState:
+    """The state before the first step."""
+    # Separate buffers: the step donates its state, and a buffer must not be donated twice.
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        margin=margin,
+        balance=balance,
+        rng=jax.random.key_data(jax.random.key(seed)),
+        num_skipped=jnp.zeros((), jnp.int32),
+        num_skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def state_shardings(
+    abstract: TrainState, param_shardings: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Shardings of the state: optimizer moments follow their parameters, everything else is replicated."""
+    whole = replicated(mesh)
+    opt_state = optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        abstract.opt_state,
+        param_shardings,
+        transform_non_params=lambda _: whole,
+    )
+    everything_whole = jax.tree.map(lambda _: whole, abstract)
+    return everything_whole.replace(params=param_shardings, opt_state=opt_state)

@@ -1,0 +1,105 @@
+"""One train step: old adaptive state in the loss, global sums out, new adaptive state and parameters.
+
+Everything is a pure function of (state, frozen parameters, batch); sharding is given from outside to `jax.jit`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxalign.batch import PairBatch
+from jaxalign.training.logps import PairLogpsFn
+from jaxalign.training.metrics import StepSums, pair_sums
+from jaxalign.training.objective import AdaptiveStats, Objective
+from jaxalign.training.state import TrainState
+
+ReferenceFn = Callable[[Any, PairBatch], jax.Array]
+StepFn = Callable[[TrainState, Any, PairBatch], tuple[TrainState, StepSums]]
+
+
+def precomputed_reference(frozen: Any, batch: PairBatch) -> jax.Array:
+    """[B, 2] the reference log-probs that came with the batch."""
+    return batch.reference_logps
+
+
+def split_batch(batch: PairBatch, num_micro_batches: int) -> PairBatch:
+    """Leaves [B, ...] to [num_micro_batches, B / num_micro_batches, ...], every part spread over all devices."""
+
+    def split(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(-1, num_micro_batches, *x.shape[1:]), 1, 0)
+
+    return jax.tree.map(split, batch)
+
+
+def make_train_step(
+    policy_logps: PairLogpsFn,
+    reference_logps: ReferenceFn,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    num_micro_batches: int = 1,
+) -> StepFn:
+    """The step as one function for `jax.jit(step, donate_argnums=0)`."""
+
+    def micro_loss(
+        params: Any, state: TrainState, frozen: Any, batch: PairBatch, num_pairs: jax.Array
+    ) -> tuple[jax.Array, tuple[StepSums, AdaptiveStats]]:
+        policy = policy_logps(params, frozen, batch)
+        reference = jax.lax.stop_gradient(reference_logps(frozen, batch))
+        terms = objective.terms(policy, reference, batch, state.margin, state.balance)
+        sums = pair_sums(terms, policy, batch)
+        loss = jnp.where(batch.weight > 0, terms.loss, 0.0)
+        return (loss * batch.weight).sum() / num_pairs, (sums, objective.stats(terms, batch))
+
+    def gradients(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[Any, StepSums, AdaptiveStats]:
+        num_pairs = batch.weight.sum()  # of the whole batch: micro-batches then simply add up
+        grad_fn = jax.grad(micro_loss, has_aux=True)
+        if num_micro_batches == 1:
+            grads, (sums, stats) = grad_fn(state.params, state, frozen, batch, num_pairs)
+            return grads, sums, stats
+
+        def accumulate(total: Any, micro: PairBatch) -> tuple[Any, None]:
+            part = grad_fn(state.params, state, frozen, micro, num_pairs)
+            return jax.tree.map(lambda t, p: t + p.astype(t.dtype), total, part), None
+
+        micro_batches = split_batch(batch, num_micro_batches)
+        first = jax.tree.map(lambda x: x[0], micro_batches)
+        shapes = jax.eval_shape(grad_fn, state.params, state, frozen, first, num_pairs)
+        # Gradients add up in float32 even where the parameters are bf16.
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32)), shapes[0])
+        start = (zeros, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1]))
+        (grads, (sums, stats)), _ = jax.lax.scan(accumulate, start, micro_batches)
+        return grads, sums, stats
+
+    def train_step(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[TrainState, StepSums]:
+        grads, sums, stats = gradients(state, frozen, batch)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums.loss)
+        num_updates = state.step - state.num_skipped
+
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counts with floats
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            learning_rate = jnp.asarray(schedule(num_updates), jnp.float32)
+        margin, balance = objective.update(stats, state.margin, state.balance)
+        updated = state.replace(
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            margin=margin,
+            balance=balance,
+        )
+        # A non-finite step changes nothing but the counters; the loop reports it.
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+        skipped = jnp.where(finite, 0, 1).astype(jnp.int32)
+        new_state = kept.replace(
+            step=state.step + 1,
+            num_skipped=state.num_skipped + skipped,
+            num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
+        )
+        return new_state, sums.replace(grad_norm=grad_norm, learning_rate=learning_rate)
+
+    return train_step
