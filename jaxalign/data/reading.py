@@ -12,10 +12,8 @@ def to_pairs(
     records: Iterable[Record | DataError], source: SourceConfig, config: DataConfig
 ) -> Iterator[Pair | Skipped | DataError]:
     """Pairs, rows left out by rule, and bad rows as errors that are yielded, not raised."""
-    if source.format == "beavertails":
-        items = beavertails.to_pairs(records)
-    else:
-        items = _row_by_row(records, source, config)
+    by_prompt = source.format == "beavertails"
+    items = beavertails.to_pairs(records) if by_prompt else _row_by_row(records, source, config)
     for item in items:
         yield (_problem(item, config.category_names) or item) if isinstance(item, Pair) else item
 
