@@ -209,7 +209,7 @@ def pair_margins(
       [1.0, 2.0, 0.0]
     """
     margins = jax.lax.stop_gradient(as_float(margins))
-    belongs = jnp.asarray(categories) > 0
+    belongs = jnp.asarray(categories).astype(bool)
     if margins.ndim != 1 or belongs.shape[-1:] != margins.shape:
         raise ValueError(
             f"categories has shape {belongs.shape}, expected [B, K] for margins [K] of shape {margins.shape}"

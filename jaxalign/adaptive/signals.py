@@ -47,7 +47,7 @@ def implicit_violation(
     if level.shape not in ((), gap.shape):
         raise ValueError(f"threshold has shape {level.shape}, expected a scalar or {gap.shape}")
     if temperature is not None:
-        if temperature <= 0:
+        if not temperature > 0:
             raise ValueError(f"temperature={temperature} must be positive; leave it out for the hard step")
         return jax.nn.sigmoid((level - gap) / temperature)
     # A comparison with NaN is false: without this a broken pair would pass as safe.

@@ -56,19 +56,19 @@ def category_stats(violation: ArrayLike, categories: ArrayLike, weight: ArrayLik
       ([1.0, 0.0], [2.0, 1.0])
     """
     violation, weight = matching_floats(violation=violation, weight=weight)
-    categories = jnp.asarray(categories).astype(weight.dtype)
-    if categories.ndim != 2 or categories.shape[:1] != weight.shape:
+    belongs = jnp.asarray(categories).astype(bool)
+    if belongs.ndim != 2 or belongs.shape[:1] != weight.shape:
         raise ValueError(
-            f"categories has shape {categories.shape}, expected [B, K] with the shape of violation "
+            f"categories has shape {belongs.shape}, expected [B, K] with the shape of violation "
             f"{violation.shape} as [B]"
         )
-    violation = jnp.where(weight > 0, weight * violation, 0.0)
-    # A sum of products, not a matmul: on TPUs a float32 matmul rounds its inputs to bfloat16 by default.
-    stats = CategoryStats(
-        violations=jnp.sum(violation[:, None] * categories, axis=0),
-        pairs=jnp.sum(weight[:, None] * categories, axis=0),
-    )
-    return jax.lax.stop_gradient(stats)
+    counts = belongs & (weight > 0)[:, None]
+
+    # A masked sum, not a matmul: that would spread NaN over all categories, and round to bfloat16 on a TPU.
+    def total(values: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(counts, values[:, None], 0.0), axis=0)
+
+    return jax.lax.stop_gradient(CategoryStats(violations=total(weight * violation), pairs=total(weight)))
 
 
 @jax.tree_util.register_dataclass
