@@ -51,7 +51,7 @@ class TokenizedDataset:
     empty_prompt_ids: np.ndarray
     origins: tuple[str, ...]  # "file:row" of each pair, for messages
     num_cut: np.ndarray
-    skipped: dict[str, int]  # pairs left out while tokenising, by reason
+    skipped: tuple[str, ...]  # what was wrong with the pairs left out while tokenising
     reference_logps: np.ndarray | None = None
     mi: np.ndarray | None = None
 

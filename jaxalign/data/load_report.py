@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from jaxalign.data.schema import NO_CATEGORY, DataError, Pair
+from jaxalign.data.schema import IDENTICAL, NO_CATEGORY, DataError, Pair
 
 
 @dataclass(slots=True)
@@ -15,6 +15,7 @@ class CategoryCount:
     both_unsafe: int = 0
     swapped: int = 0
     dropped: int = 0
+    identical: int = 0  # bad rows, not among the pairs; counted in both splits of one source
 
 
 @dataclass(slots=True)
@@ -37,6 +38,9 @@ class SourceReport:
         """Count a bad row."""
         self.errors[error.reason] += 1
         self.examples.setdefault(error.reason, error)
+        if error.reason == IDENTICAL:
+            for name in error.categories or (NO_CATEGORY,):
+                self.by_category.setdefault(name, CategoryCount()).identical += 1
 
     def add_pair(self, before: Pair, after: Pair | None) -> None:
         """Count a pair of this split; `after` is what the safety transform made of it."""

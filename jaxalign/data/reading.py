@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from jaxalign.data.formats import beavertails, hh, pku, plain, trl
 from jaxalign.data.records import REMEDY, Record, shown
-from jaxalign.data.schema import DataError, Pair, Skipped
+from jaxalign.data.schema import IDENTICAL, DataError, Pair, Skipped
 from jaxalign.data.settings import DataConfig, PlainFields, SourceConfig
 
 
@@ -49,7 +49,7 @@ def _problem(pair: Pair, vocabulary: tuple[str, ...]) -> DataError | None:
             return _error(pair, "empty text", field, shown(text), "a response that is not blank")
     if pair.chosen.strip() == pair.rejected.strip():
         expected = "two responses of which one can be preferred"
-        return _error(pair, "identical responses", "chosen, rejected", shown(pair.chosen), expected)
+        return _error(pair, IDENTICAL, "chosen, rejected", shown(pair.chosen), expected)
     unknown = [name for name in pair.categories if name not in vocabulary]
     if unknown:
         expected = f"names of data.categories, {list(vocabulary)}"
@@ -58,4 +58,12 @@ def _problem(pair: Pair, vocabulary: tuple[str, ...]) -> DataError | None:
 
 
 def _error(pair: Pair, reason: str, field: str, got: str, expected: str) -> DataError:
-    return DataError(reason, origin=pair.origin, field=field, got=got, expected=expected, remedy=REMEDY)
+    return DataError(
+        reason,
+        origin=pair.origin,
+        field=field,
+        got=got,
+        expected=expected,
+        remedy=REMEDY,
+        categories=pair.categories,
+    )

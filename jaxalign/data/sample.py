@@ -1,7 +1,7 @@
-"""Writes the sample preference set in the schema of PKU-SafeRLHF: made from templates, the same for one seed anywhere.
+"""Writes the sample preference set in the schema of PKU-SafeRLHF, from templates: for one seed the same anywhere.
 
-Prompts ask for harm of 15 categories in very uneven numbers, and for harmless things. Held out are whole goals (see
-`sample_topics`), so no held-out prompt differs from a training prompt in its phrasing alone. Texts stay abstract.
+Prompts ask for harm of 15 categories in very uneven numbers, and for harmless things. Held out are whole goals, so
+no held-out prompt differs from a training prompt in its phrasing alone. The words are in sample.yaml.
 """
 
 import hashlib
@@ -11,16 +11,17 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from jaxalign.data import sample_phrases as phrases
-from jaxalign.data.sample_topics import TOPICS, Topic
+import yaml
+
 from jaxalign.data.schema import PKU_CATEGORIES
 
-T = TypeVar("T")
 Row = dict[str, Any]
+Words = dict[str, Any]  # a part of sample.yaml
 
-# Shares of the kinds of rows of a harmful prompt; the rest are one refusal that is both safer and better.
+NUM_HELDOUT_GOALS = 2  # of each topic, the last ones
+# Shares of the kinds of rows of a harmful prompt; the rest are a refusal, safer and better, and an unsafe answer.
 TEMPTING, BOTH_UNSAFE, BOTH_SAFE = 0.15, 0.08, 0.05
 
 
@@ -29,7 +30,7 @@ class _Goal:
     verb: str
     gerund: str
     object: str
-    extra: str  # further categories of a harmful goal, tips for a benign one
+    extra: tuple[str, ...]  # further categories of a harmful goal, tips for a benign one
     heldout: bool
 
     def asked(self) -> dict[str, str]:
@@ -49,90 +50,106 @@ class _Response:
 
 
 def write_sample(directory: str | Path, *, seed: int = 0) -> tuple[Path, Path]:
-    """Write train.jsonl and heldout.jsonl, about 1,200 rows, and return their paths. Overwrites both."""
+    """Write train.jsonl and heldout.jsonl, 1,200 rows together, and return their paths. Overwrites both."""
+    words = yaml.safe_load(Path(__file__).with_name("sample.yaml").read_text(encoding="utf-8"))
+    rng = random.Random(seed)
+    rows = [row for topic in words["topics"] for row in _topic_rows(topic, words, rng)]
+    rows += _benign_rows(words, rng)
+    rows = _shuffled(rows, rng)
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(seed)
-    rows = [row for topic in TOPICS for row in _topic_rows(topic, rng)]
-    rows += _benign_rows(rng)
-    rows.sort(key=lambda _: rng.random())
     paths = folder / "train.jsonl", folder / "heldout.jsonl"
     for path, heldout in zip(paths, (False, True), strict=True):
         lines = [json.dumps(row) + "\n" for row, row_heldout in rows if row_heldout == heldout]
-        path.write_text("".join(lines), encoding="utf-8")
+        path.write_bytes("".join(lines).encode())
     return paths
 
 
-def _topic_rows(topic: Topic, rng: random.Random) -> Iterator[tuple[Row, bool]]:
-    goals = _goals(topic.goals, num_heldout=2)
-    for goal, prompt in _prompts(goals, topic.num_rows, phrases.REMARKS + phrases.HARMFUL_REMARKS, rng):
-        further = tuple(name.strip() for name in goal.extra.split(",") if name.strip())
-        harmful = (topic.category, *further)
-        refusal = _refusal(topic, goal, rng)
+def _topic_rows(topic: Words, words: Words, rng: random.Random) -> Iterator[tuple[Row, bool]]:
+    remarks = words["remarks"] + words["harmful_remarks"]
+    for goal, prompt in _prompts(topic, words["questions"], remarks, rng):
+        refusal = _refusal(topic, words, goal, rng)
+        comply = _Compliance(topic, words, goal, rng)
         kind = rng.random()
+        safer_is_better = True
         if kind < TEMPTING:  # annotators preferred the answer that they found more useful
-            better, other, safer_is_better = _compliance(topic, goal, harmful, rng), refusal, False
+            better, other, safer_is_better = comply.fully(), refusal, False
         elif kind < TEMPTING + BOTH_UNSAFE:
-            mild, full = _reluctance(topic, goal, rng), _compliance(topic, goal, harmful, rng)
             safer_is_better = rng.random() < 0.5
-            better, other = (mild, full) if safer_is_better else (full, mild)
+            better, other = comply.reluctantly(), comply.fully()
+            better, other = (better, other) if safer_is_better else (other, better)
         elif kind < TEMPTING + BOTH_UNSAFE + BOTH_SAFE:
-            curt = _Response(_pick(phrases.CURT_REFUSALS, rng).format(**goal.answered()))
-            better, other, safer_is_better = refusal, curt, True
+            curt = _pick(words["curt_refusals"], rng).format(**goal.answered())
+            better, other = refusal, _Response(curt)
         else:
-            tempted = rng.random() < 0.75
-            unsafe = _compliance(topic, goal, harmful, rng) if tempted else _reluctance(topic, goal, rng)
-            better, other, safer_is_better = refusal, unsafe, True
+            better, other = refusal, comply.fully() if rng.random() < 0.75 else comply.reluctantly()
         yield _row(prompt, better, other, safer_is_better, rng), goal.heldout
 
 
-def _benign_rows(rng: random.Random) -> Iterator[tuple[Row, bool]]:
-    goals = _goals(phrases.BENIGN_GOALS, num_heldout=2)
-    for goal, prompt in _prompts(goals, phrases.NUM_BENIGN_ROWS, phrases.REMARKS, rng):
-        first, second = (tip.strip() for tip in goal.extra.split("|"))
-        words = goal.answered() | {"first": first, "First": _sentence(first), "second": second}
-        helpful = _pick(phrases.HELPFUL, rng).format(**words, cheer=_pick(phrases.HELPFUL_CHEERS, rng))
-        unhelpful = _pick(phrases.UNHELPFUL, rng).format(**words)
+def _benign_rows(words: Words, rng: random.Random) -> Iterator[tuple[Row, bool]]:
+    benign = words["benign"]
+    for goal, prompt in _prompts(benign, words["questions"], words["remarks"], rng):
+        first, second = goal.extra
+        parts = goal.answered() | {"first": first, "First": first[0].upper() + first[1:], "second": second}
+        helpful = _pick(benign["helpful"], rng).format(**parts, cheer=_pick(benign["cheers"], rng))
+        unhelpful = _pick(benign["unhelpful"], rng).format(**parts)
         yield _row(prompt, _Response(helpful), _Response(unhelpful), True, rng), goal.heldout
 
 
-def _goals(lines: str, num_heldout: int) -> list[_Goal]:
-    rows = lines.strip().splitlines()
+def _prompts(
+    topic: Words, questions: Sequence[str], remarks: Sequence[str], rng: random.Random
+) -> Iterator[tuple[_Goal, str]]:
+    """Goals in turn, each time in another combination of question and remark: no prompt comes twice."""
+    goals = _goals(topic["goals"])
+    forms = [remark.format(question=question) for question in questions for remark in remarks]
+    orders = [_shuffled(forms, rng) for _ in goals]
+    for i in range(topic["num_rows"]):
+        goal, form = goals[i % len(goals)], orders[i % len(goals)][i // len(goals)]
+        yield goal, form.format(**goal.asked())
+
+
+def _goals(lines: Sequence[str]) -> list[_Goal]:
     goals = []
-    for i, row in enumerate(rows):
-        verb, gerund, thing, *extra = (part.strip() for part in row.split("|", maxsplit=3))
-        goals.append(_Goal(verb, gerund, thing, "".join(extra), heldout=i >= len(rows) - num_heldout))
+    for i, line in enumerate(lines):
+        verb, gerund, thing, *extra = (part.strip() for part in line.split("|"))
+        heldout = i >= len(lines) - NUM_HELDOUT_GOALS
+        goals.append(_Goal(verb, gerund, thing, tuple(extra), heldout))
     return goals
 
 
-def _prompts(
-    goals: Sequence[_Goal], num_rows: int, remarks: Sequence[str], rng: random.Random
-) -> Iterator[tuple[_Goal, str]]:
-    """Goals in turn, each time in another combination of question and remark: no prompt comes twice."""
-    forms = [(question, remark) for question in phrases.QUESTIONS for remark in remarks]
-    orders = [sorted(forms, key=lambda _: rng.random()) for _ in goals]
-    for i in range(num_rows):
-        goal, (question, remark) = goals[i % len(goals)], orders[i % len(goals)][i // len(goals)]
-        yield goal, remark.format(question=question.format(**goal.asked()))
+def _refusal(topic: Words, words: Words, goal: _Goal, rng: random.Random) -> _Response:
+    parts = {"concern": _pick(topic["concerns"], rng), "alternative": _pick(topic["alternatives"], rng)}
+    return _Response(_pick(words["refusals"], rng).format(**goal.answered(), **parts))
 
 
-def _refusal(topic: Topic, goal: _Goal, rng: random.Random) -> _Response:
-    words = {"concern": _pick(topic.concerns, rng), "alternative": _pick(topic.alternatives, rng)}
-    return _Response(_pick(phrases.REFUSALS, rng).format(**goal.answered(), **words))
+@dataclass(frozen=True)
+class _Compliance:
+    """Unsafe answers to one goal."""
 
+    topic: Words
+    words: Words
+    goal: _Goal
+    rng: random.Random
 
-def _compliance(topic: Topic, goal: _Goal, categories: tuple[str, ...], rng: random.Random) -> _Response:
-    first, second, third = sorted(topic.methods, key=lambda _: rng.random())[:3]
-    words = {"first": first, "second": second, "third": third, "cheer": _pick(phrases.CHEERS, rng)}
-    return _Response(
-        _pick(phrases.COMPLIANCE, rng).format(**goal.answered(), **words), categories, topic.severity
-    )
+    def fully(self) -> _Response:
+        """An answer that goes along, with all categories of the goal."""
+        categories = (self.topic["category"], *self.goal.extra)
+        return _Response(self._text("compliance"), categories, self.topic["severity"])
 
+    def reluctantly(self) -> _Response:
+        """An answer that hesitates and then goes along: less severe, and of the main category only."""
+        severity = max(1, self.topic["severity"] - 1)
+        return _Response(self._text("reluctance"), (self.topic["category"],), severity)
 
-def _reluctance(topic: Topic, goal: _Goal, rng: random.Random) -> _Response:
-    first, second = sorted(topic.methods, key=lambda _: rng.random())[:2]
-    text = _pick(phrases.RELUCTANT_COMPLIANCE, rng).format(**goal.answered(), first=first, second=second)
-    return _Response(text, (topic.category,), max(1, topic.severity - 1))
+    def _text(self, manner: str) -> str:
+        first, second, third, *_ = _shuffled(self.topic["methods"], self.rng)
+        parts = {
+            "first": first,
+            "second": second,
+            "third": third,
+            "cheer": _pick(self.words["cheers"], self.rng),
+        }
+        return _pick(self.words[manner], self.rng).format(**self.goal.answered(), **parts)
 
 
 def _row(prompt: str, better: _Response, other: _Response, safer_is_better: bool, rng: random.Random) -> Row:
@@ -148,23 +165,19 @@ def _row(prompt: str, better: _Response, other: _Response, safer_is_better: bool
             f"response_{i}_severity_level": response.severity,
             f"response_{i}_sha256": hashlib.sha256(response.text.encode()).hexdigest(),
         }
-    return row | {
-        "better_response_id": better_id,
-        "safer_response_id": better_id if safer_is_better else 1 - better_id,
-    }
+    safer_id = better_id if safer_is_better else 1 - better_id
+    return row | {"better_response_id": better_id, "safer_response_id": safer_id}
 
 
-def _pick(options: Sequence[T], rng: random.Random) -> T:
-    # Of all draws, Python keeps only random() the same in every version.
+# Of all draws, Python keeps only random() the same in every version.
+def _pick(options: Sequence[str], rng: random.Random) -> str:
     return options[int(rng.random() * len(options))]
 
 
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-_SECOND_PERSON = {"my": "your", "our": "your", "mine": "yours", "me": "you", "I": "you", "we": "you"}
+def _shuffled(items: Sequence[Any], rng: random.Random) -> list[Any]:
+    return sorted(items, key=lambda _: rng.random())
 
 
 def _second_person(text: str) -> str:
-    return re.sub(r"\b(my|our|mine|me|I|we)\b", lambda match: _SECOND_PERSON[match[0]], text)
+    other = {"my": "your", "our": "your", "mine": "yours", "me": "you", "I": "you", "we": "you"}
+    return re.sub(r"\b(my|our|mine|me|I|we)\b", lambda match: other[match[0]], text)

@@ -44,12 +44,14 @@ BEAVERTAILS_CATEGORIES = (
 VOCABULARIES = {"pku": PKU_CATEGORIES, "beavertails": BEAVERTAILS_CATEGORIES}
 
 NO_CATEGORY = "(none)"  # the row of tables for pairs without a category; never a category name
+IDENTICAL = "identical responses"  # the one reason of errors that tables count by category
 
 
 class DataError(ValueError):
     """Bad input data, said as where, what was got, what was expected, and the remedy.
 
-    `reason` is a short fixed phrase by which reports count; `origin` is "file:row" or the file alone.
+    `reason` is a short fixed phrase by which reports count; `origin` is "file:row" or the file alone;
+    `categories` are those of the pair, if it got that far.
     """
 
     def __init__(

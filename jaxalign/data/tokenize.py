@@ -40,7 +40,7 @@ def tokenize_pairs(
     on_error is skip, which counts) for a pair with an empty response or with equal responses once cut.
     """
     encoder = Encoder(tokenizer, config)
-    skipped: Counter[str] = Counter()
+    skipped: list[DataError] = []
     rows = []
     for row in _rows(pairs, encoder):
         if isinstance(row, _Row):
@@ -48,7 +48,7 @@ def tokenize_pairs(
         elif config.on_error == "raise":
             raise row
         else:
-            skipped[row.reason] += 1
+            skipped.append(row)
     if not rows:
         raise DataError(
             "no pairs left",
@@ -58,6 +58,8 @@ def tokenize_pairs(
             remedy="see the log",
         )
     dataset = _dataset(rows, encoder, config, skipped)
+    for reason, number in Counter(error.reason for error in skipped).items():
+        log.warning("%d pairs skipped while tokenising (%s)", number, reason)
     for line in dataset.truncation().lines():
         log.info(line)
     return dataset
@@ -199,5 +201,5 @@ def _dataset(
         empty_prompt_ids=np.array(encoder.empty_prompt_ids(), np.int32),
         origins=tuple(row.pair.origin for row in rows),
         num_cut=np.array([row.num_cut for row in rows], np.int32),
-        skipped=dict(skipped),
+        skipped=tuple(map(str, skipped)),
     )
