@@ -55,9 +55,18 @@ class DataError(ValueError):
     """
 
     def __init__(
-        self, reason: str, *, origin: str, got: str, expected: str, remedy: str, field: str = ""
+        self,
+        reason: str,
+        *,
+        origin: str,
+        got: str,
+        expected: str,
+        remedy: str,
+        field: str = "",
+        categories: tuple[str, ...] = (),
     ) -> None:
         self.reason = reason
+        self.categories = categories
         self.origin = origin
         where = f"{origin}: field '{field}'" if field else origin
         super().__init__(f"{where}: {reason}: got {got}, expected {expected}; {remedy}")
