@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -185,14 +186,15 @@ def _check_coverage(train: Sequence[Pair], heldout: Sequence[Pair], check: DataC
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", min_width=0 if i else 25, overflow="fold")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(columns[0], min_width=16, overflow="fold")
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
 def _label_table(report: LoadReport) -> Table:
-    columns = ("pairs", "chosen unsafe", "both unsafe", "swapped", "dropped", "identical")
+    columns = ("pairs", "chosen\nunsafe", "both\nunsafe", "swapped", "dropped", "identical")
     table = _table(
         f"{report.split}: labels before the safety transform, and what it did", ("category", *columns)
     )
@@ -206,11 +208,11 @@ def _text_table(split: SplitCheck) -> Table:
     columns = (
         "pairs",
         "prompts",
-        "near-identical",
-        "tokens chosen",
-        "rejected",
-        "chosen longer",
-        "cut p/c/r",
+        "near-\nidentical",
+        "tokens\nchosen",
+        "tokens\nrejected",
+        "chosen\nlonger",
+        "cut\np/c/r",
     )
     table = _table(f"{split.report.split}: texts of one epoch", ("category", *columns))
     for name, count in sorted(split.texts.items(), key=lambda item: (item[0] != "", -item[1].pairs)):
