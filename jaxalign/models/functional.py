@@ -19,7 +19,8 @@ from jaxalign.models.lora import LoraConfig
 Params = dict[str, Any]  # nested, with arrays at the leaves
 
 
-def _unconstrained(x: jax.Array, dims: Dims) -> jax.Array:
+def unconstrained(x: jax.Array, dims: Dims) -> jax.Array:
+    """Leave the sharding of an activation to the compiler."""
     return x
 
 
@@ -107,7 +108,7 @@ def build_decoder(
     param_dtype: Any,
     remat: RematPolicy = "full",
     lora: LoraConfig | None = None,
-    constrain: Callable[[jax.Array, Dims], jax.Array] = _unconstrained,
+    constrain: Callable[[jax.Array, Dims], jax.Array] = unconstrained,
 ) -> DecoderFns:
     """The functions of a decoder; `constrain(x, dims)` may pin the sharding of each named activation."""
     if remat not in get_args(RematPolicy):

@@ -1,26 +1,15 @@
 """The decoder against transformers + torch, on random checkpoints of every family."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import pytest
 
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.models.functional import build_decoder
-
-FAMILIES = [
-    "llama",
-    "llama_tied",
-    "llama_one_kv_head",
-    "llama3_rope",
-    "llama_biases",
-    "llama_head_dim",
-    "mistral_window",
-    "mistral_no_window",
-]
 
 
 def _response_logps(logits: np.ndarray, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -30,7 +19,6 @@ def _response_logps(logits: np.ndarray, tokens: np.ndarray, mask: np.ndarray) ->
     return (chosen * mask[:, 1:]).sum(axis=1)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 def test_logits_and_response_logps_equal_those_of_torch(
     family: str,
     tiny_checkpoint: Callable[[str], Path],
@@ -56,8 +44,6 @@ def test_sliding_window_changes_the_logits(
     our_logits: Callable[..., np.ndarray],
 ) -> None:
     """Guards the parity test above: the window is shorter than the sequences, so it must matter."""
-    import dataclasses
-
     tokens, _ = sequences
     checkpoint = open_checkpoint(tiny_checkpoint("mistral_window"))
 

@@ -1,0 +1,88 @@
+"""The model card of an export: data, method, what is reconstructed, and figures per harm category."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+_CAT_DPO = "Cat-DPO (arXiv 2604.17299): a margin per harm category that adapts during training"
+_B_DPO = "B-DPO (arXiv 2603.22829): response weights from mutual information with the prompt"
+_RECONSTRUCTED = {"cat_dpo": [_CAT_DPO], "b_dpo": [_B_DPO], "cat_b_dpo": [_CAT_DPO, _B_DPO]}
+
+
+def model_card(
+    *,
+    title: str,
+    method: str,
+    data: Sequence[str],
+    base_model: str | None = None,
+    base_license: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    categories: Mapping[str, Mapping[str, float | int | None]] | None = None,
+    adapter: bool = False,
+) -> str:
+    """The text of README.md.
+
+    `method` is the name of the loss, `data` one line per source, and `categories` maps each category to its
+    figures by column name, such as {"violence": {"pairs": 12, "reward accuracy": 0.75}}. A figure that is
+    missing or None is shown as a dash.
+    """
+    categories = categories or {}
+    columns = list(dict.fromkeys(column for figures in categories.values() for column in figures))
+    return _template().render(
+        title=title,
+        summary="An adapter" * adapter
+        + "A language model" * (not adapter)
+        + " trained for safety preferences.",
+        front_matter=_front_matter(base_model, base_license, adapter),
+        method=method,
+        reconstructed=_RECONSTRUCTED.get(method, []),
+        version=_version(),
+        base_model=base_model,
+        settings=settings or {},
+        data=data,
+        categories={name: {c: figures.get(c) for c in columns} for name, figures in categories.items()},
+        columns=columns,
+        adapter=adapter,
+    )
+
+
+def _template() -> Any:
+    environment = Environment(  # Markdown, not HTML: cells are escaped by the filters below
+        loader=PackageLoader("jaxalign.hf", "."), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    environment.filters |= {"cell": _cell, "figure": _figure}
+    return environment.get_template("model_card.md.jinja")
+
+
+def _front_matter(base_model: str | None, base_license: str | None, adapter: bool) -> str:
+    """The YAML that a hub reads; a base model is named only if it looks like a hub's owner/name."""
+    fields: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
+    if base_model is not None and base_model.count("/") == 1 and not base_model.startswith((".", "/", "~")):
+        fields["base_model"] = base_model
+    if base_license is not None:
+        fields["license"] = base_license
+    return yaml.safe_dump(fields | {"tags": ["jaxalign", "dpo", "safety"]}, sort_keys=False)
+
+
+def _cell(value: Any) -> str:
+    """Text that cannot break out of a table cell or a list item, whatever it carries."""
+    escaped = " ".join(str(value).split())
+    for mark in "\\`*_[]<>|#":
+        escaped = escaped.replace(mark, "\\" + mark)
+    return escaped
+
+
+def _figure(value: float | int | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _version() -> str:
+    try:
+        return version("jaxalign")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "from source"
