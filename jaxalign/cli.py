@@ -152,10 +152,11 @@ def verify(
     step: Annotated[int | None, typer.Option(help="checkpoint of the run; default: the newest")] = None,
 ) -> None:
     """Compare our decoder with transformers + torch on the same texts; exit status 1 if they differ."""
+    from jaxalign.run.summary import print_verification
     from jaxalign.run.verify import verify as run_verification
 
     report = run_verification(model, hf_dir, step=step)
-    print(report.render())
+    print_verification(report, Console())
     raise typer.Exit(0 if report.passed else 1)
 
 

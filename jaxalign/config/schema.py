@@ -117,12 +117,17 @@ class Config(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         spec = LOSSES[self.loss.name]
-        for section, used in (("margin", spec.uses_margin), ("balance", spec.uses_balance)):
-            if section in self.adaptive.model_fields_set and not used:
+        # Compared with the defaults, not by what was given: a configuration with every default written out is valid.
+        given = {
+            "margin": self.adaptive.margin != MarginSettings() and not spec.uses_margin,
+            "balance": self.adaptive.balance != BalanceSettings() and not spec.uses_balance,
+        }
+        for section, useless in given.items():
+            if useless:
                 raise ValueError(f"adaptive.{section} has no effect with loss {self.loss.name}; remove it")
         if self.reference.mode == "adapter_base" and self.model.lora is None:
             raise ValueError("reference.mode adapter_base needs model.lora; use precomputed or online")
-        if "evaluation" in self.model_fields_set and not self.data.has_heldout:
+        if self.evaluation != EvaluationConfig() and not self.data.has_heldout:
             raise ValueError("evaluation has no effect without data.heldout or data.heldout_fraction")
         self.make_objective()  # the rules check their own options
         return self

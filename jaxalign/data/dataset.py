@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +97,18 @@ class TokenizedDataset:
         return dataclasses.replace(
             self, reference_logps=reference_logps.astype(np.float32), mi=mi.astype(np.float32)
         )
+
+    def select(self, rows: np.ndarray) -> "TokenizedDataset":
+        """The pairs of `rows` [m], in that order."""
+        chosen: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            per_pair = item.name not in ("category_names", "pad_id", "empty_prompt_ids", "skipped")
+            if per_pair and value is not None:
+                chosen[item.name] = (
+                    value[rows] if isinstance(value, np.ndarray) else tuple(value[row] for row in rows)
+                )
+        return dataclasses.replace(self, **chosen)
 
     def without_prompts(self) -> "TokenizedDataset":
         """The same responses after the empty prompt: the rows from which log pi_ref(y) is computed."""

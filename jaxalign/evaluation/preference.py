@@ -14,11 +14,13 @@ from jaxalign.training.objective import resolved_gap, reward_accuracy
 class PreferenceReport:
     """Figures of all pairs, of each category that has pairs, of pairs without one, and of the spread between them.
 
-    `loss` is plain DPO at the given beta, so that it compares across training methods; `reward_gap` is
+    `step` is that of the checkpoint, None for a pretrained model. `loss` is plain DPO at the given beta, so that it
+    compares across training methods; `reward_gap` is
     beta * (log-ratio of chosen - log-ratio of rejected); a violation is a pair with reward_gap below the threshold.
     """
 
     num_pairs: int
+    step: int | None
     beta: float
     threshold: float
     overall: dict[str, float]
@@ -41,17 +43,24 @@ class PreferenceReport:
 
 
 def preference_report(
-    policy: np.ndarray, reference: np.ndarray, dataset: TokenizedDataset, *, beta: float, threshold: float
+    policy: np.ndarray,
+    reference: np.ndarray,
+    dataset: TokenizedDataset,
+    *,
+    beta: float,
+    threshold: float,
+    step: int | None = None,
 ) -> PreferenceReport:
     """Report from summed response log-probs [n, 2] of the policy and of the reference, in dataset order."""
     pairs = _pair_figures(policy.astype(np.float64), reference.astype(np.float64), beta, threshold)
     everyone = np.ones(len(policy), bool)
     names: Sequence[str] = dataset.category_names
-    members = {name: dataset.categories[:, k] > 0 for k, name in enumerate(names)}
+    members = {name: np.asarray(dataset.categories[:, k] > 0) for k, name in enumerate(names)}
     categories = {name: _mean(pairs, inside) for name, inside in members.items() if inside.any()}
-    outside = ~(dataset.categories > 0).any(axis=1)
+    outside = np.asarray(dataset.categories.sum(axis=1) == 0)
     return PreferenceReport(
         num_pairs=len(policy),
+        step=step,
         beta=beta,
         threshold=threshold,
         overall=_mean(pairs, everyone),

@@ -36,12 +36,12 @@ class Policy:
     def logps(self, params: Any, frozen: Any, batch: PairBatch) -> jax.Array:
         """[B, 2] under the policy."""
         if self.decoder.lora is None:
-            return self._pair_logps(params, None, batch, train_head=True)
-        return self._pair_logps(frozen["base"], params, batch, train_head=False)
+            return self.model_logps(params, None, batch, train_head=True)
+        return self.model_logps(frozen["base"], params, batch, train_head=False)
 
     def base_logps(self, base: Any, batch: PairBatch) -> jax.Array:
         """[B, 2] under base parameters, without adapters."""
-        return self._pair_logps(base, None, batch, train_head=False)
+        return self.model_logps(base, None, batch)
 
     def reference_fn(self, mode: str) -> ReferenceFn:
         """Where the step takes the reference log-probs from, by `reference.mode`."""
@@ -58,7 +58,8 @@ class Policy:
         """Logical dims of what trains."""
         return self.decoder.logical_dims() if self.decoder.lora is None else self.decoder.lora_logical_dims()
 
-    def _pair_logps(self, base: Any, lora: Any, batch: PairBatch, *, train_head: bool) -> jax.Array:
+    def model_logps(self, base: Any, lora: Any, batch: PairBatch, *, train_head: bool = False) -> jax.Array:
+        """[B, 2] under base parameters with an adapter, or without (None)."""
         return pair_logps(
             lambda tokens, positions: self.decoder.hidden(base, lora, tokens, positions),
             self.decoder.head(base),

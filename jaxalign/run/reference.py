@@ -1,5 +1,7 @@
 """The reference pass of a run: find the cached file or make it, and attach the figures to the data."""
 
+import dataclasses
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from jax.experimental import multihost_utils
 
 from jaxalign.config import Config
 from jaxalign.data.dataset import TokenizedDataset
-from jaxalign.data.loader import padded_length
+from jaxalign.data.loader import PairLoader, padded_length
 from jaxalign.parallel import agree_on_text, is_main_process
 from jaxalign.run.policy import LogpsPass
 from jaxalign.training.reference import (
@@ -24,13 +26,14 @@ log = logging.getLogger(__name__)
 
 
 def reference_ingredients(
-    config: Config, model_fingerprint: str, tokenizer_fingerprint: str, dataset: TokenizedDataset
+    config: Config, fingerprints: dict[str, Any], split: str, rows: np.ndarray
 ) -> dict[str, Any]:
-    """Everything that the reference figures of a data set depend on."""
+    """Everything that the reference figures of a split depend on."""
     return {
-        "model": model_fingerprint,
-        "tokenizer and template": tokenizer_fingerprint,
-        "data": dataset.fingerprint(),
+        "model": fingerprints["model"],
+        "tokenizer and template": fingerprints["tokenizer"],
+        "data": fingerprints[f"data {split}"],
+        "rows": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
         "max_prompt_length": config.data.max_prompt_length,
         "max_response_length": config.data.max_response_length,
         "dtype": config.model.dtype,
@@ -41,6 +44,7 @@ def reference_ingredients(
 def with_reference(
     config: Config,
     dataset: TokenizedDataset,
+    rows: np.ndarray,
     split: str,
     base: Any,
     base_pass: LogpsPass,
@@ -49,26 +53,40 @@ def with_reference(
     length: int,
     cache_dir: Path,
 ) -> TokenizedDataset:
-    """The data set with reference log-probs and MI, from the cache where it holds exactly these."""
+    """The data set with reference log-probs and MI at `rows`, from the cache where it holds exactly these.
+
+    Other rows get NaN: a step that used them would be seen.
+    """
+    part = dataset.select(rows)
     path = cache_dir / f"{split}-{reference_key(ingredients)[:16]}.safetensors"
     if config.reference.file is not None:
         # One given file serves the training pairs; held-out pairs have a file of their own beside it.
         path = config.reference.file if split == "train" else config.reference.file.with_name(path.name)
     required = config.reference.file is not None and split == "train"
     if required or agree_on_text(str(path.exists())) == "True":
-        arrays = _read_on_main(path, ingredients, len(dataset))
+        arrays = _read_on_main(path, ingredients, len(part))
         log.info("%s: reference log-probs from %s", split, path)
-        return dataset.with_reference(arrays["logps"], arrays["mi"])
+    else:
 
-    def branch_logps(part: TokenizedDataset, label: str) -> np.ndarray:
-        # Rows as long as in training and evaluation, so that the unchanged policy repeats them exactly.
-        rows = max(length, padded_length([part]))
-        return base_pass(base, None, part, length=rows, label=f"{split}: {label}")
+        def branch_logps(pairs: TokenizedDataset, label: str) -> np.ndarray:
+            # Rows as long as in training and evaluation, so that the unchanged policy repeats them exactly.
+            rows_length = length if pairs is part else padded_length([pairs])
+            return base_pass(base, None, pairs, length=rows_length, label=f"{split}: {label}")
 
-    arrays = compute_reference(dataset, branch_logps)
-    if is_main_process():
-        write_reference(path, arrays, ingredients)
-    return dataset.with_reference(arrays["logps"], arrays["mi"])
+        arrays = compute_reference(part, branch_logps)
+        if is_main_process():
+            write_reference(path, arrays, ingredients)
+    whole = {name: np.full((len(dataset), 2), np.nan, np.float32) for name in arrays}
+    for name, array in arrays.items():
+        whole[name][rows] = array
+    return dataclasses.replace(dataset, reference_logps=whole["logps"], mi=whole["mi"])
+
+
+def visited_rows(loader: PairLoader, num_steps: int) -> np.ndarray:
+    """The rows that a run of so many steps sees, sorted: a short run needs no reference for the others."""
+    steps = range(min(num_steps, loader.steps_per_epoch))  # within an epoch no row comes twice
+    rows = np.unique(np.concatenate([loader.indices(step) for step in steps]))
+    return rows[rows >= 0]
 
 
 def _read_on_main(path: Path, ingredients: dict[str, Any], num_pairs: int) -> dict[str, np.ndarray]:

@@ -28,9 +28,10 @@ from jaxalign.parallel import (
 )
 from jaxalign.run.data import RunData, load_data, load_tokenizer
 from jaxalign.run.policy import LogpsPass, Policy, longest_response, make_policy
-from jaxalign.run.reference import reference_ingredients, with_reference
+from jaxalign.run.reference import reference_ingredients, visited_rows, with_reference
 from jaxalign.training.objective import Objective
 from jaxalign.training.optimizer import make_optimizer, make_schedule
+from jaxalign.training.reference import reference_key
 from jaxalign.training.state import TrainState, init_state, state_shardings
 from jaxalign.training.step import StepFn, make_train_step
 
@@ -60,8 +61,7 @@ class Run:
 
     def loader(self) -> PairLoader:
         """Training batches by step."""
-        train = self.config.train
-        return PairLoader(self.data.train, batch_size=train.batch_size, length=self.length, seed=train.seed)
+        return make_loader(self.config, self.data, self.length)
 
     def place(self, batch: PairBatch) -> PairBatch:
         """A host batch on the mesh."""
@@ -73,6 +73,11 @@ class Run:
         return self.policy_pass(
             params, self.frozen, heldout, length=self.length, label="evaluate held-out pairs"
         )
+
+
+def make_loader(config: Config, data: RunData, length: int) -> PairLoader:
+    """Training batches by step."""
+    return PairLoader(data.train, batch_size=config.train.batch_size, length=length, seed=config.train.seed)
 
 
 def count_steps(config: Config, num_pairs: int) -> int:
@@ -100,7 +105,7 @@ def prepare(config: Config, workdir: Path) -> Run:
     log.info("loading the model from %s", config.model.path)
     base = checkpoint.load_params(policy.decoder.abstract_params(), base_shardings, config.model.param_dtype)
     fingerprints = _fingerprints(checkpoint, tokenizer, data)
-    data = _with_references(config, data, policy, base, mesh, fingerprints, length, workdir)
+    data = _with_references(config, data, policy, base, mesh, fingerprints, length, num_steps, workdir)
 
     objective = config.make_objective()
     schedule = make_schedule(config.optimizer, num_steps)
@@ -179,8 +184,10 @@ def _with_references(
     mesh: Mesh,
     fingerprints: dict[str, Any],
     length: int,
+    num_steps: int,
     workdir: Path,
 ) -> RunData:
+    loader = make_loader(config, data, length)
     cache_dir = config.reference.cache_dir or workdir / "reference"
 
     def base_logps(params: Any, _: Any, batch: PairBatch) -> jax.Array:
@@ -189,12 +196,13 @@ def _with_references(
     base_pass = LogpsPass(base_logps, mesh, _evaluation_batch(config), show=is_main_process())
     splits: dict[str, TokenizedDataset] = {}
     for split, dataset in data.splits.items():
-        ingredients = reference_ingredients(config, fingerprints["model"], fingerprints["tokenizer"], dataset)
+        rows = visited_rows(loader, num_steps) if split == "train" else np.arange(len(dataset))
+        ingredients = reference_ingredients(config, fingerprints, split, rows)
         splits[split] = with_reference(
-            config, dataset, split, base, base_pass, ingredients, length=length, cache_dir=cache_dir
+            config, dataset, rows, split, base, base_pass, ingredients, length=length, cache_dir=cache_dir
         )
-        fingerprints[f"reference {split}"] = ingredients["data"]
-    return dataclasses.replace(data, **splits)
+        fingerprints[f"reference {split}"] = reference_key(ingredients)
+    return RunData(splits["train"], splits.get("heldout"), data.reports)
 
 
 def check_start(run: Run, state: TrainState) -> None:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxalign.evaluation.preference import PreferenceReport
+from jaxalign.hf.verify import VerifyReport
 from jaxalign.run.train import TrainResult
 
 EXPLANATION = (
@@ -47,8 +48,24 @@ def print_training(result: TrainResult, workdir: Path, console: Console) -> None
     elif result.after is not None:
         print_report(result.after, console)
     console.print(f"checkpoints   {workdir / 'checkpoints'}")
-    console.print(f"figures       {workdir / 'metrics.jsonl'}, {workdir / 'tensorboard'}")
+    console.print(f"figures       {workdir / 'metrics.jsonl'}")
     console.print(f"manifest      {workdir / 'manifest.json'}")
+
+
+def print_verification(report: VerifyReport, console: Console) -> None:
+    """Each difference beside its tolerance, and the verdict."""
+    limit = report.tolerances
+    table = Table(title=f"{report.num_positions} positions of {report.num_sequences} texts")
+    for name in ("difference", "measured", "allowed"):
+        table.add_column(name, justify="left" if name == "difference" else "right")
+    table.add_row("logits, largest", f"{report.max_abs:.2e}", "")
+    table.add_row("logits, over the largest logit", f"{report.relative:.2e}", f"{limit.relative:.0e}")
+    table.add_row("mean KL, nats", f"{report.mean_kl:.2e}", f"{limit.mean_kl:.0e}")
+    table.add_row("top-1 agreement", f"{report.top1_agreement:.4f}", f"{limit.top1_agreement}")
+    table.add_row("response log-probs, nats", f"{report.max_response_logps:.2e}", f"{limit.response_logps}")
+    console.print(table)
+    verdict = "pass" if report.passed else "FAIL"
+    console.print(f"{verdict}: weights stored as {report.stored_dtype}")
 
 
 def _before_after(before: PreferenceReport, after: PreferenceReport) -> Table:

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxalign.config import Config, ConfigError, dump_config
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.parallel import is_main_process
@@ -108,26 +110,42 @@ def _run_loop(
 
 
 def _report(run: Run, state: TrainState) -> PreferenceReport | None:
-    heldout = run.data.heldout
-    if heldout is None:
+    if run.data.heldout is None:
         return None
-    assert heldout.reference_logps is not None  # attached by the reference pass
+    return _compare(run, run.heldout_logps(state.params), step=int(state.step))
+
+
+def _compare(run: Run, policy: np.ndarray | None, *, step: int) -> PreferenceReport:
+    heldout = run.data.heldout
+    # Held-out pairs were configured, and the reference pass has been over them.
+    assert heldout is not None
+    assert heldout.reference_logps is not None
+    assert policy is not None
     return preference_report(
-        run.heldout_logps(state.params),
+        policy,
         heldout.reference_logps,
         heldout,
         beta=run.config.loss.beta,
         threshold=run.config.adaptive.violation.threshold,
+        step=step,
     )
 
 
 def _report_before(run: Run, state: TrainState, workdir: Path) -> PreferenceReport | None:
-    """Held-out figures at step 0; a resumed run reads what its start wrote."""
-    path = workdir / "evaluation" / "before.json"
+    """Held-out figures at step 0; a resumed run reads what its start wrote.
+
+    The policy is still the reference, as `check_start` has seen, so the reference's log-probs serve for both.
+    """
     if int(state.step) > 0:
-        saved = path.exists() and is_main_process()
-        return PreferenceReport(**json.loads(path.read_text(encoding="utf-8"))) if saved else None
-    report = _report(run, state)
+        return read_report(workdir, "before") if is_main_process() else None
+    heldout = run.data.heldout
+    report = None if heldout is None else _compare(run, heldout.reference_logps, step=0)
     if report is not None and is_main_process():
-        write_json(path, report.as_dict())
+        write_json(workdir / "evaluation" / "before.json", report.as_dict())
     return report
+
+
+def read_report(workdir: Path, name: str) -> PreferenceReport | None:
+    """The report `before` or `after` of a run, None where it was not made."""
+    path = workdir / "evaluation" / f"{name}.json"
+    return PreferenceReport(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None

@@ -31,7 +31,8 @@ class Checkpointer:
     checkpoints only.
     """
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path, keep: int | None) -> None:
+        """Open or make `directory`; `keep=None` deletes nothing."""
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
@@ -65,9 +66,7 @@ class Checkpointer:
 
         Raises CheckpointError where there is none or its leaves do not fit.
         """
-        step = self.latest_step() if step is None else step
-        if step is None:
-            raise CheckpointError(f"no complete checkpoint in {self._directory}; train first")
+        step = self._existing(step)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), cursor=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=items)
@@ -78,8 +77,30 @@ class Checkpointer:
         _check_shapes(abstract, restored["state"], step)
         return restored["state"], restored["cursor"]
 
+    def restore_parts(self, parts: dict[str, Any], step: int | None = None) -> tuple[dict[str, Any], int]:
+        """Some fields of the state by name, such as {"params": abstract}, and the step that they are of."""
+        step = self._existing(step)
+        arguments = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype), parts)
+        item = ocp.args.PyTreeRestore(item=parts, restore_args=arguments, partial_restore=True)
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=item))["state"]
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise CheckpointError(
+                f"checkpoint {step} in {self._directory} has no such parts: {error}"
+            ) from error
+        _check_shapes(parts, restored, step)
+        return restored, step
 
-def _check_shapes(abstract: TrainState, restored: TrainState, step: int) -> None:
+    def _existing(self, step: int | None) -> int:
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise CheckpointError(f"no complete checkpoint in {self._directory}; train first")
+        if step is not None and step not in steps:
+            raise CheckpointError(f"no checkpoint of step {step} in {self._directory}; there are {steps}")
+        return steps[-1] if step is None else step
+
+
+def _check_shapes(abstract: Any, restored: Any, step: int) -> None:
     wrong = [
         f"{jax.tree_util.keystr(path)}: got {np.shape(got)} {got.dtype}, expected {want.shape} {want.dtype}"
         for (path, want), got in zip(

@@ -117,7 +117,9 @@ def _figures(state: TrainState, sums: StepSums, parts: LoopParts) -> Figures:
     fetched = jax.device_get(sums)
     figures = finish(fetched, parts.category_names)
     figures |= adaptive_figures(
-        jax.device_get(state.replace(params=None, opt_state=None)), parts.objective, parts.category_names
+        jax.device_get(dataclasses.replace(state, params=None, opt_state=None)),
+        parts.objective,
+        parts.category_names,
     )
     figures["skipped_steps"] = float(state.num_skipped)
     return figures

@@ -1,12 +1,12 @@
 """Sums over pairs on the device, figures by name on the host. Means are taken once, at the very end."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jaxalign.adaptive import margin_rule
 from jaxalign.batch import PairBatch
@@ -25,7 +25,8 @@ PER_PAIR = {  # name in PairTerms -> name of the metric
 }
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class StepSums:
     """Sums of one step: `pairs`, `tokens`, `loss` [], `terms` {name: []}, `logps` [2]; the same by category [K].
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from pydantic import Field, PositiveFloat
 
 from jaxalign import adaptive, losses
@@ -70,7 +69,8 @@ LossConfig = Annotated[
 ]
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class LossInputs:
     """What a loss may read: log-probs and MI [B, 2], the batch, old margins [B], weights [B] and scale []."""
 
@@ -135,7 +135,8 @@ class ViolationConfig(Settings):
     temperature: PositiveFloat | None = Field(default=None, description="null: hard 0/1 violations")
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class PairTerms:
     """Per-pair results [B] of one forward pass; `reward_gap` is the plain beta * h."""
 
@@ -150,7 +151,8 @@ class PairTerms:
     rejected_weight: jax.Array
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class AdaptiveStats:
     """Sums over pairs that the rules need; added over micro-batches and devices."""
 
@@ -224,10 +226,10 @@ class Objective:
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         margin, one = jnp.zeros_like(batch.weight), jnp.ones_like(batch.weight)
         chosen_weight, rejected_weight, scale = one, one, jnp.ones((), batch.weight.dtype)
-        if self.margin_config:
+        if self.margin_config and margin_state is not None:
             margins = adaptive.margin_rule(self.margin_config).value(margin_state)
             margin = adaptive.pair_margins(margins, batch.categories, reduce=self.config.margin_reduce)
-        if self.balance_config:
+        if self.balance_config and balance_state is not None:
             value = adaptive.balance_rule(self.balance_config).value(balance_state)
             chosen_weight, rejected_weight = adaptive.balance_weights(
                 self.balance_config, value, batch.mi[:, 0], batch.mi[:, 1]
@@ -248,8 +250,8 @@ class Objective:
         self, stats: AdaptiveStats, margin_state: MarginState | None, balance_state: BalanceState | None
     ) -> tuple[MarginState | None, BalanceState | None]:
         """The adaptive state after a step, from the sums over the whole batch."""
-        if self.margin_config:
+        if self.margin_config and margin_state is not None:
             margin_state = adaptive.margin_rule(self.margin_config).update(stats.category, margin_state)
-        if self.balance_config:
+        if self.balance_config and balance_state is not None and stats.balance is not None:
             balance_state = adaptive.balance_rule(self.balance_config).update(stats.balance, balance_state)
         return margin_state, balance_state

@@ -31,7 +31,7 @@ class OptimizerConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "OptimizerConfig":
-        if self.schedule == "constant" and "final_fraction" in self.model_fields_set:
+        if self.schedule == "constant" and self.final_fraction != 0.0:
             raise ValueError("final_fraction has no effect with schedule: constant; remove it")
         return self
 

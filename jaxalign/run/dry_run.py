@@ -1,0 +1,123 @@
+"""`jaxalign train --dry-run`: everything that can be checked without training, and for pods that are not here."""
+
+import itertools
+import math
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from jaxalign.config import Config, ConfigError
+from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.data.loader import padded_length
+from jaxalign.hf.read import open_checkpoint
+from jaxalign.parallel import device_bytes, tree_shardings
+from jaxalign.parallel.mesh import abstract_mesh
+from jaxalign.run.data import load_data, load_tokenizer
+from jaxalign.run.policy import Policy, longest_response, make_policy
+from jaxalign.run.setup import count_steps
+from jaxalign.training.optimizer import make_optimizer, make_schedule
+from jaxalign.training.state import init_state, state_shardings
+
+NUM_SHOWN = 3
+GIB = 2**30
+
+
+def dry_run(config: Config, console: Console) -> None:
+    """Check configuration, data, mesh and memory, and show a few pairs as the model will see them."""
+    num_devices = config.mesh.num_devices() or jax.device_count()
+    config.check_devices(num_devices)
+    checkpoint = open_checkpoint(config.model.path)
+    tokenizer = load_tokenizer(config)
+    data = load_data(config.data, tokenizer)
+    length = padded_length(data.splits.values())
+    policy = make_policy(config.model, checkpoint.config, None, longest_response(*data.splits.values()))
+
+    show_pairs(data.train, tokenizer, console)
+    steps = count_steps(config, len(data.train))
+    console.print(f"{steps} steps of {config.train.batch_size} pairs, rows of {length} tokens")
+    shape = dict(zip(("data", "fsdp", "tensor"), config.mesh.shape(num_devices), strict=True))
+    console.print(f"mesh {shape} over {num_devices} devices")
+    if num_devices != jax.device_count():
+        console.print(
+            f"this machine has {jax.device_count()} devices: only shapes were checked for {num_devices}"
+        )
+    console.print(memory_table(config, policy, num_devices, steps, length))
+    console.print("the configuration can run; nothing was trained")
+
+
+def show_pairs(dataset: TokenizedDataset, tokenizer: Any, console: Console) -> None:
+    """The first pairs: prompt, then in brackets the tokens that the loss counts, and the labels."""
+    for row in range(min(NUM_SHOWN, len(dataset))):
+        held = dataset.categories[row] > 0
+        names = [name for name, inside in zip(dataset.category_names, held, strict=True) if inside]
+        console.print(f"pair {dataset.origins[row]}: {', '.join(names) or 'no category'}", markup=False)
+        console.print(f"  prompt   {tokenizer.decode(dataset.prompt_ids[row])!r}", markup=False)
+        for name, ids, unsafe in (
+            ("chosen", dataset.chosen_ids[row], dataset.chosen_unsafe[row]),
+            ("rejected", dataset.rejected_ids[row], dataset.rejected_unsafe[row]),
+        ):
+            label = "unsafe" if unsafe else "safe"
+            text = f"  {name:8s} [{tokenizer.decode(ids)}] {len(ids)} tokens, {label}"
+            console.print(text, markup=False, highlight=False)
+
+
+def memory_estimate(
+    config: Config, policy: Policy, num_devices: int, num_steps: int, length: int
+) -> dict[str, int]:
+    """Bytes per device by purpose; state is exact, activations are an estimate."""
+    mesh = abstract_mesh(config.mesh, num_devices)
+    decoder = policy.decoder
+    base, trainable = decoder.abstract_params(), policy.abstract_trainable()
+    shardings = tree_shardings(policy.trainable_dims(), trainable, mesh)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, num_steps))
+    margin, balance = config.make_objective().init()
+    state = jax.eval_shape(lambda params: init_state(params, optimizer, margin, balance, 0), trainable)
+    placed = state_shardings(state, shardings, optimizer, mesh)
+    frozen = 0
+    if decoder.lora is not None or config.reference.mode == "online":
+        frozen = device_bytes(base, tree_shardings(decoder.logical_dims(), base, mesh))
+    *parts, tensor = config.mesh.shape(num_devices)
+    rows = 2 * config.micro_batch_size() // math.prod(parts)
+    return {
+        "trained parameters": device_bytes(state.params, placed.params),
+        "gradients": device_bytes(state.params, placed.params),
+        "optimizer state": device_bytes(state.opt_state, placed.opt_state),
+        "frozen parameters": frozen,
+        "activations (estimate)": _activation_bytes(config, policy, rows, length, tensor),
+    }
+
+
+def _activation_bytes(config: Config, policy: Policy, rows: int, length: int, tensor: int) -> int:
+    """What the backward pass keeps by remat policy, one layer's work, and one chunk of float32 logits, twice."""
+    model = policy.decoder.config
+    width = 2 if config.model.dtype == "bfloat16" else 4
+    tokens = rows * length
+    inner = 2 * model.head_dim * (model.num_heads + model.num_kv_heads) + 3 * model.intermediate_size
+    layer = tokens * (4 * model.hidden_size + inner // tensor) * width
+    scores = rows * model.num_heads // tensor * length * length * 4
+    kept = {"full": tokens * model.hidden_size * width, "dots": layer, "none": layer + scores}
+    chunk = min(config.model.logps_chunk_size, policy.response_length)
+    logits = 2 * rows * chunk * model.vocab_size // tensor * 4
+    return model.num_layers * kept[config.model.remat] + layer + scores + logits
+
+
+def memory_table(config: Config, policy: Policy, num_devices: int, num_steps: int, length: int) -> Table:
+    """The estimate as a table, with the device's capacity where it is known."""
+    estimate = memory_estimate(config, policy, num_devices, num_steps, length)
+    table = Table(title="Memory per device")
+    table.add_column("what")
+    table.add_column("GiB", justify="right")
+    for name, size in itertools.chain(estimate.items(), [("sum", sum(estimate.values()))]):
+        table.add_row(name, f"{size / GIB:.3f}")
+    stats = jax.local_devices()[0].memory_stats()
+    if stats is not None and "bytes_limit" in stats and num_devices == jax.device_count():
+        table.add_row("capacity", f"{stats['bytes_limit'] / GIB:.3f}")
+        if sum(estimate.values()) > stats["bytes_limit"]:
+            raise ConfigError(
+                f"about {sum(estimate.values()) / GIB:.1f} GiB per device are needed, "
+                f"{stats['bytes_limit'] / GIB:.1f} are there; raise mesh.fsdp or train.num_micro_batches, "
+                "or set model.remat: full"
+            )
+    return table

@@ -1,0 +1,95 @@
+"""`jaxalign export`: a run's model in Hugging Face format, with a card that says how it was made."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from jaxalign.config import Config, ConfigError
+from jaxalign.hf.card import model_card
+from jaxalign.hf.write import export_adapter, export_model
+from jaxalign.run.data import load_tokenizer
+from jaxalign.run.load import LoadedModel, is_run, load_model
+from jaxalign.run.train import read_report
+
+CARD_COLUMNS = {
+    "pairs": "pairs",
+    "reward accuracy": "accuracy",
+    "reward gap": "reward_gap",
+    "violation rate": "violation_rate",
+}
+
+
+def export(
+    workdir: Path,
+    output: Path,
+    *,
+    dtype: Literal["bf16", "f32"],
+    adapter: bool,
+    max_shard_size: str,
+    step: int | None,
+    overwrite: bool,
+) -> None:
+    """Write the merged model, or with `adapter` the adapter alone. Raises ConfigError for what cannot be written."""
+    if not is_run(workdir):
+        raise ConfigError(f"{workdir} is not the workdir of a run: it has no manifest.json")
+    if adapter and jax.process_count() > 1:
+        raise ConfigError("export --adapter runs in one process")
+    model = load_model(workdir, step=step, with_base=not adapter)
+    assert model.run is not None  # a run was loaded
+    texts = {"tokenizer": load_tokenizer(model.run), "model_card": _card(model, model.run, workdir, adapter)}
+    if adapter:
+        if model.run.model.lora is None:
+            raise ConfigError(f"{workdir} trained all parameters, there is no adapter; leave out --adapter")
+        export_adapter(
+            output,
+            hf_config=model.checkpoint.hf_config,
+            lora_params=model.lora_params,
+            lora=model.run.model.lora,
+            base_model=str(model.run.model.path),
+            overwrite=overwrite,
+            **texts,
+        )
+        return
+    export_model(
+        output,
+        hf_config=model.checkpoint.hf_config,
+        params=model.params,
+        lora_params=model.lora_params,
+        lora=model.run.model.lora,
+        generation_config=model.checkpoint.generation_config,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+        **texts,
+    )
+
+
+def _card(model: LoadedModel, config: Config, workdir: Path, adapter: bool) -> str:
+    sources = [f"{s.format}: {Path(s.path).name if s.path else s.name}" for s in config.data.train]
+    settings: dict[str, Any] = {
+        "loss": config.loss.name,
+        "beta": config.loss.beta,
+        "steps": model.step,
+        "pairs per step": config.train.batch_size,
+        "learning rate": config.optimizer.learning_rate,
+        "adapter rank": config.model.lora.rank if config.model.lora else None,
+    }
+    report = read_report(workdir, "after")
+    figures = {}
+    # The figures are those of the last step: another checkpoint has none.
+    if report is not None and report.step == model.step:
+        rows = {**report.categories, "all pairs": report.overall}
+        figures = {
+            name: {column: values[field] for column, field in CARD_COLUMNS.items()}
+            for name, values in rows.items()
+        }
+    return model_card(
+        title=workdir.resolve().name,
+        method=config.loss.name,
+        data=sources,
+        base_model=model.checkpoint.hf_config.get("_name_or_path") or config.model.path.name,
+        settings={name: value for name, value in settings.items() if value is not None},
+        categories=figures,
+        adapter=adapter,
+    )

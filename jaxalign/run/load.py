@@ -1,0 +1,103 @@
+"""A trained or untrained model by its path: the workdir of a run, a Hugging Face directory, or a .gguf file."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxalign.config import Config, ConfigError, parse_config
+from jaxalign.hf.checkpoint import Checkpoint
+from jaxalign.hf.read import open_checkpoint
+from jaxalign.models.functional import DecoderFns, build_decoder
+from jaxalign.parallel import MeshConfig, make_constrain, make_mesh, tree_shardings
+from jaxalign.run.manifest import read_manifest
+from jaxalign.training.checkpoint import Checkpointer
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A decoder with its parameters, spread over all devices. `run` is the configuration it was trained with."""
+
+    checkpoint: Checkpoint
+    decoder: DecoderFns
+    params: Any
+    lora_params: Any
+    mesh: Mesh
+    run: Config | None
+    manifest: dict[str, Any] | None
+    step: int | None
+
+
+def is_run(path: Path) -> bool:
+    """True for the workdir of a run."""
+    return (path / "manifest.json").exists()
+
+
+def load_model(
+    path: Path, *, step: int | None = None, dtype: str = "float32", with_base: bool = True
+) -> LoadedModel:
+    """Load parameters from a run's checkpoint or from a pretrained model.
+
+    `dtype` is that of the computation for pretrained models; a run keeps its own. `with_base=False` leaves out
+    the base of an adapter. Raises ConfigError or CheckpointError.
+    """
+    mesh = make_mesh(MeshConfig(data=1, fsdp="rest"))
+    if is_run(path):
+        return _load_run(path, step, mesh, with_base)
+    if step is not None:
+        raise ConfigError(f"--step {step} needs the workdir of a run; {path} has no manifest.json")
+    checkpoint = open_checkpoint(path)
+    decoder = build_decoder(
+        checkpoint.config,
+        compute_dtype=jnp.dtype(dtype),
+        param_dtype=jnp.float32,
+        remat="none",
+        constrain=make_constrain(mesh),
+    )
+    return LoadedModel(
+        checkpoint, decoder, _pretrained(checkpoint, decoder, mesh), None, mesh, None, None, None
+    )
+
+
+def _load_run(workdir: Path, step: int | None, mesh: Mesh, with_base: bool) -> LoadedModel:
+    manifest = read_manifest(workdir)
+    assert manifest is not None  # is_run
+    config = parse_config(manifest["config"], f"{workdir}/manifest.json")
+    checkpoint = open_checkpoint(config.model.path)
+    if checkpoint.fingerprint() != manifest["fingerprints"]["model"]:
+        raise ConfigError(
+            f"{config.model.path} is not the model that {workdir} was trained from: its contents have changed"
+        )
+    decoder = build_decoder(
+        checkpoint.config,
+        compute_dtype=jnp.dtype(config.model.dtype),
+        param_dtype=jnp.dtype(config.model.param_dtype),
+        remat="none",
+        lora=config.model.lora,
+        constrain=make_constrain(mesh),
+    )
+    adapter = config.model.lora is not None
+    abstract = decoder.abstract_lora() if adapter else decoder.abstract_params()
+    dims = decoder.lora_logical_dims() if adapter else decoder.logical_dims()
+    placed = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        abstract,
+        tree_shardings(dims, abstract, mesh),
+    )
+    with Checkpointer(workdir / "checkpoints", keep=None) as checkpointer:
+        parts, step = checkpointer.restore_parts({"params": placed}, step)
+    if not adapter:
+        return LoadedModel(checkpoint, decoder, parts["params"], None, mesh, config, manifest, step)
+    base = _pretrained(checkpoint, decoder, mesh) if with_base else None
+    return LoadedModel(checkpoint, decoder, base, parts["params"], mesh, config, manifest, step)
+
+
+def _pretrained(checkpoint: Checkpoint, decoder: DecoderFns, mesh: Mesh) -> Any:
+    abstract = decoder.abstract_params()
+    shardings = tree_shardings(decoder.logical_dims(), abstract, mesh)
+    dtype = jax.tree.leaves(abstract)[0].dtype
+    return checkpoint.load_params(abstract, shardings, np.dtype(dtype))
