@@ -1,0 +1,136 @@
+"""A preference problem of a few parameters: a unigram model, its batches, objectives and states. No tests here."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxalign.adaptive import BalanceConfig, MarginConfig
+from jaxalign.batch import PairBatch
+from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.training.objective import (
+    LOSSES,
+    BDpoConfig,
+    CatBDpoConfig,
+    CatDpoConfig,
+    DpoConfig,
+    Objective,
+    SafeDpoConfig,
+    ViolationConfig,
+)
+from jaxalign.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from jaxalign.training.state import TrainState, init_state
+from jaxalign.training.step import make_train_step, precomputed_reference
+
+NAMES = ("Violence", "Drugs", "Privacy Violation")
+K, V, L = len(NAMES), 8, 6
+CONFIGS = {
+    "dpo": DpoConfig(name="dpo"),
+    "safe_dpo": SafeDpoConfig(name="safe_dpo", delta=1.5),
+    "cat_dpo": CatDpoConfig(name="cat_dpo"),
+    "b_dpo": BDpoConfig(name="b_dpo"),
+    "cat_b_dpo": CatBDpoConfig(name="cat_b_dpo", margin_reduce="max"),
+}
+MARGIN = MarginConfig(
+    num_categories=K, initial=0.5, minimum=0.0, maximum=2.0, step_size=0.2, ema_rate=0.3, target_rate=0.1
+)
+BALANCE = BalanceConfig(scale=1.2, scale_by_gradient_weight=True, maximum_scale=4.0, ema_rate=0.2)
+OPTIMIZER = OptimizerConfig(learning_rate=0.05, schedule="linear", warmup_steps=2, weight_decay=0.1)
+NUM_STEPS = 8
+
+
+def make_objective(name: str = "cat_b_dpo", **changes: Any) -> Objective:
+    """An objective whose rules all act."""
+    spec = LOSSES[name]
+    margin = MARGIN if spec.uses_margin else None
+    balance = BALANCE if spec.uses_balance else None
+    objective = Objective(CONFIGS[name], ViolationConfig(), K, margin, balance)
+    return dataclasses.replace(objective, **changes)
+
+
+def make_batch(num_pairs: int = 8, *, seed: int = 0, num_padding: int = 0) -> PairBatch:
+    """Random pairs as numpy; a quarter without a category, some with two; zeros in the pairs of padding."""
+    rng = np.random.default_rng(seed)
+    real = num_pairs - num_padding
+    weight = (np.arange(num_pairs) < real).astype(np.float32)
+    first, length = rng.integers(1, 3, (num_pairs, 2, 1)), rng.integers(2, 4, (num_pairs, 2, 1))
+    position = np.arange(L)
+    table = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)  # the last category is absent
+    categories = table[rng.permutation(num_pairs) % 4]
+    mask = (position >= first) & (position < first + length)
+    return PairBatch(
+        tokens=rng.integers(0, V, (num_pairs, 2, L), dtype=np.int32),
+        response_mask=mask & (weight > 0)[:, None, None],
+        categories=categories * weight[:, None],
+        chosen_unsafe=np.zeros(num_pairs, np.float32),
+        rejected_unsafe=categories.max(axis=1) * weight,
+        weight=weight,
+        reference_logps=rng.normal(-5.0, 2.0, (num_pairs, 2)).astype(np.float32) * weight[:, None],
+        mi=rng.uniform(0.1, 1.0, (num_pairs, 2)).astype(np.float32) * weight[:, None],
+        index=np.where(weight > 0, np.arange(num_pairs), -1).astype(np.int32),
+    )
+
+
+def rows(batch: PairBatch, index: Any) -> PairBatch:
+    """Some pairs of a batch, in that order."""
+    return jax.tree.map(lambda x: np.asarray(x)[np.asarray(index)], batch)
+
+
+def make_params() -> dict[str, jax.Array]:
+    """What trains: a kernel [V] and a scale []."""
+    return {"kernel": 0.3 * jnp.cos(jnp.arange(V, dtype=jnp.float32)), "scale": jnp.ones(())}
+
+
+def make_frozen() -> dict[str, jax.Array]:
+    """What does not train."""
+    return {"base": jnp.sin(jnp.arange(V, dtype=jnp.float32))}
+
+
+def policy_logps(params: Any, frozen: Any, batch: PairBatch) -> jax.Array:
+    """[B, 2]: every token is drawn from one softmax, whatever stands before it."""
+    logits = params["kernel"] + params["scale"] * frozen["base"]
+    tokens = jax.nn.log_softmax(logits)[batch.tokens]
+    return jnp.where(batch.response_mask, tokens, 0.0).sum(axis=2)
+
+
+def make_optimizers() -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Clipped AdamW with warm-up and decay, and its schedule."""
+    schedule = make_schedule(OPTIMIZER, NUM_STEPS)
+    return make_optimizer(OPTIMIZER, schedule), schedule
+
+
+def make_state(objective: Objective | None = None) -> TrainState:
+    """The state before the first step, in buffers of its own."""
+    objective = objective or make_objective()
+    return init_state(make_params(), make_optimizers()[0], *objective.init(), seed=0)
+
+
+def make_step(objective: Objective | None = None, **options: Any) -> Any:
+    """The step, not yet compiled."""
+    return make_train_step(
+        policy_logps, precomputed_reference, objective or make_objective(), *make_optimizers(), **options
+    )
+
+
+def make_dataset(categories: np.ndarray, seed: int = 0) -> TokenizedDataset:
+    """Random tokenised pairs with these categories [n, K], after prompts that are not empty."""
+    rng = np.random.default_rng(seed)
+    num_pairs = len(categories)
+    draw = [
+        tuple(rng.integers(0, V, rng.integers(1, 4), dtype=np.int32) for _ in range(num_pairs)) for _ in "pcr"
+    ]
+    return TokenizedDataset(
+        *draw,
+        categories=np.asarray(categories, np.float32),
+        chosen_unsafe=np.zeros(num_pairs, np.float32),
+        rejected_unsafe=np.ones(num_pairs, np.float32),
+        category_names=NAMES,
+        pad_id=0,
+        empty_prompt_ids=np.zeros(1, np.int32),
+        origins=tuple(f"toy:{i}" for i in range(num_pairs)),
+        num_cut=np.zeros((num_pairs, 3), np.int32),
+        skipped=(),
+    )
