@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxalign.data.records import Record, shown
+from jaxalign.data.records import OR_SKIP, Record, shown
 from jaxalign.data.schema import DataError
 from jaxalign.data.settings import SourceConfig
 
@@ -84,9 +84,9 @@ def _content(file: Path) -> bytes:
     return raw.removeprefix(b"\xef\xbb\xbf")  # the mark that some editors put in front of UTF-8
 
 
-def _not_utf8(origin: str, error: UnicodeDecodeError) -> DataError:
+def _not_utf8(origin: str, error: UnicodeDecodeError, alternative: str = "") -> DataError:
     got = f"byte 0x{error.object[error.start]:02x} at position {error.start}"
-    remedy = "convert the file, for example with iconv -t UTF-8"
+    remedy = f"convert the file, for example with iconv -t UTF-8{alternative}"
     return DataError("not UTF-8", origin=origin, got=got, expected="text in UTF-8", remedy=remedy)
 
 
@@ -98,10 +98,10 @@ def _read_json_lines(file: Path, content: bytes) -> Iterator[Record | DataError]
         try:
             yield _record(origin, json.loads(line.decode("utf-8")))
         except UnicodeDecodeError as error:
-            yield _not_utf8(origin, error)
+            yield _not_utf8(origin, error, OR_SKIP)
         except json.JSONDecodeError as error:
             got = f"{error.msg} at column {error.colno} of {shown(line.decode('utf-8'))}"
-            remedy = "correct the line"
+            remedy = f"correct the line{OR_SKIP}"
             yield DataError("broken JSON", origin=origin, got=got, expected="one JSON object", remedy=remedy)
 
 
@@ -124,7 +124,7 @@ def _read_json_array(file: Path, content: bytes) -> Iterator[Record | DataError]
 def _record(origin: str, row: Any) -> Record | DataError:
     if isinstance(row, dict):
         return Record(origin, row)
-    remedy = "write each row as an object with named fields"
+    remedy = f"write each row as an object with named fields{OR_SKIP}"
     return DataError("wrong type", origin=origin, got=shown(row), expected="a JSON object", remedy=remedy)
 
 
@@ -147,7 +147,7 @@ def _read_csv(file: Path, content: bytes) -> Iterator[Record | DataError]:
             ) from error
         origin = f"{file}:{max(first_line, 2)}"  # line 1 is the header
         if None in row or None in row.values():
-            remedy = "quote texts that hold commas or line breaks"
+            remedy = f"quote texts that hold commas or line breaks{OR_SKIP}"
             expected = f"the {len(reader.fieldnames or ())} columns of the header"
             yield DataError(
                 "broken CSV", origin=origin, got="another number", expected=expected, remedy=remedy

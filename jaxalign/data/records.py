@@ -6,7 +6,8 @@ from typing import Any
 
 from jaxalign.data.schema import DataError
 
-REMEDY = "correct the row, or set data.on_error: skip to leave such rows out"
+OR_SKIP = ", or set data.on_error: skip to leave such rows out"
+REMEDY = f"correct the row{OR_SKIP}"
 
 
 def shown(value: object, limit: int = 60) -> str:

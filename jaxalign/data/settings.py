@@ -45,7 +45,9 @@ class SourceConfig(Settings):
     unsafe_threshold: float | None = Field(
         None, description="plain: the unsafe fields hold harm scores; unsafe from this score on"
     )
-    weight: float | None = Field(None, gt=0, description="share of this source in the training mix")
+    weight: float | None = Field(
+        None, gt=0, description="share of the training mix: other sources are repeated, no row is left out"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -82,12 +84,15 @@ class DataConfig(Settings):
     `safety_transform` applies SafeDPO's transform to every pair, after the view of its source: kept where the
     chosen response is safe, swapped where only the rejected one is safe, dropped where both are unsafe.
     `view: safedpo` is `view: better` with that transform for one source alone.
+
+    Pairs without safety labels (hh, trl, plain without the fields) have no category and two safe responses: they
+    train as under plain DPO.
     """
 
     train: tuple[SourceConfig, ...] = Field(min_length=1)
     heldout: tuple[SourceConfig, ...] = ()
     heldout_fraction: float | None = Field(
-        None, gt=0, lt=1, description="share of prompts held out of `train`"
+        None, gt=0, lt=1, description="share of prompts held out of `train`, by their first user turn"
     )
     categories: Literal["pku", "beavertails"] | tuple[CategoryName, ...] = "pku"
     on_error: Literal["raise", "skip"] = "raise"
@@ -95,7 +100,11 @@ class DataConfig(Settings):
     prompt_format: PromptFormat = "chat"
     system_prompt: str | None = Field(None, description="system turn for prompts that have none (chat only)")
     max_prompt_length: int = Field(512, ge=1, description="tokens; the end of a longer prompt is kept")
-    max_response_length: int = Field(512, ge=2, description="tokens with end of sequence; the end is cut")
+    max_response_length: int = Field(
+        512,
+        ge=2,
+        description="tokens with end of sequence; a longer response is cut and then does not end",
+    )
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
