@@ -246,3 +246,13 @@ def test_lengths_count_tokens(dataset: TokenizedDataset) -> None:
     ]
     assert dataset.lengths.T.tolist() == lengths
     assert dataset.row_lengths.tolist() == [p + max(c, r) for p, c, r in zip(*lengths, strict=True)]
+
+
+def test_select_takes_everything_that_belongs_to_the_pairs(dataset: TokenizedDataset) -> None:
+    values = np.arange(8.0).reshape(4, 2)
+    part = dataset.with_reference(values, values + 1).select(np.array([2, 0]))
+    assert part.origins == ("test:3", "test:1")
+    assert [ids.tolist() for ids in part.chosen_ids] == [dataset.chosen_ids[i].tolist() for i in (2, 0)]
+    assert part.mi is not None
+    assert part.mi.tolist() == [[5, 6], [1, 2]]
+    assert len(part.num_cut) == len(part.categories) == len(part) == 2
