@@ -30,7 +30,7 @@ class Tolerances:
 # bfloat16 keeps 8 bits of each weight: the policy itself moves a little when it is stored so.
 TOLERANCES = {
     "float32": Tolerances(relative=1e-4, mean_kl=1e-6, top1_agreement=0.999, response_logps=1e-3),
-    "bfloat16": Tolerances(relative=5e-2, mean_kl=5e-3, top1_agreement=0.95, response_logps=1.0),
+    "bfloat16": Tolerances(relative=5e-2, mean_kl=2e-3, top1_agreement=0.98, response_logps=1.0),
 }
 
 
@@ -157,22 +157,28 @@ class _Comparison:
 
 
 def _compare(ours: np.ndarray, theirs: np.ndarray, tokens: np.ndarray, mask: np.ndarray) -> _Comparison:
-    """Logits [L, V] of both sides, in float64."""
-    own, other = _log_softmax(ours), _log_softmax(theirs)
-    picked = np.take_along_axis((own - other)[:-1], tokens[1:, None], axis=-1)[:, 0]
+    """Logits [L, V] of both sides."""
+    sum_kl, response_logps = 0.0, 0.0
+    for position, (own, other) in enumerate(zip(ours, theirs, strict=True)):  # rows of V fit a cache
+        own_logps, other_logps = _log_softmax(own), _log_softmax(other)
+        sum_kl += float((np.exp(other_logps) * (other_logps - own_logps)).sum())
+        if position + 1 < len(tokens) and mask[position + 1]:
+            target = tokens[position + 1]
+            response_logps += float(own_logps[target] - other_logps[target])
     return _Comparison(
         num_positions=len(tokens),
         max_abs=float(np.abs(ours - theirs).max()),
         largest=float(np.abs(theirs).max()),
-        sum_kl=float((np.exp(other) * (other - own)).sum()),
+        sum_kl=sum_kl,
         num_same_top1=int((ours.argmax(-1) == theirs.argmax(-1)).sum()),
-        response_logps=float(abs(picked[mask[1:]].sum())),
+        response_logps=abs(response_logps),
     )
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    """Log-probabilities [V] in float64."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())
 
 
 def _report(comparisons: list[_Comparison], dtype: str) -> VerifyReport:
