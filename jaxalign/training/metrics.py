@@ -61,7 +61,7 @@ def pair_sums(terms: PairTerms, policy: jax.Array, batch: PairBatch) -> StepSums
     loss = jax.lax.stop_gradient(terms.loss)
     policy = jax.lax.stop_gradient(policy)
     values = {metric: getattr(terms, field) for field, metric in PER_PAIR.items()}
-    bad = (real & ~jnp.isfinite(loss)).astype(jnp.float32)
+    bad = (~jnp.isfinite(loss)).astype(jnp.float32)
     without = bad * (batch.categories.sum(axis=1) == 0).astype(jnp.float32)
     return StepSums(
         pairs=batch.weight.sum(),
@@ -72,7 +72,7 @@ def pair_sums(terms: PairTerms, policy: jax.Array, batch: PairBatch) -> StepSums
         category_pairs=by_category(jnp.ones_like(loss)),
         category_loss=by_category(loss),
         category_terms={name: by_category(x) for name, x in values.items()},
-        not_finite=jnp.append((bad[:, None] * batch.categories).sum(axis=0), without.sum()),
+        not_finite=jnp.append(by_category(bad), total(without)),
         grad_norm=jnp.zeros(()),
         learning_rate=jnp.zeros(()),
     )
@@ -81,11 +81,12 @@ def pair_sums(terms: PairTerms, policy: jax.Array, batch: PairBatch) -> StepSums
 def finish(sums: StepSums, names: Sequence[str]) -> dict[str, float | None]:
     """Figures of a step by name from fetched sums; None where a figure is not finite or has no pairs."""
     pairs = float(sums.pairs)
+    count = pairs or np.nan  # no pairs, no means
     figures = {
-        "loss": float(sums.loss) / pairs,
-        **{name: float(x) / pairs for name, x in sums.terms.items()},
-        "logps/chosen": float(sums.logps[0]) / pairs,
-        "logps/rejected": float(sums.logps[1]) / pairs,
+        "loss": float(sums.loss) / count,
+        **{name: float(x) / count for name, x in sums.terms.items()},
+        "logps/chosen": float(sums.logps[0]) / count,
+        "logps/rejected": float(sums.logps[1]) / count,
         "grad_norm": float(sums.grad_norm),
         "learning_rate": float(sums.learning_rate),
         "pairs": pairs,
