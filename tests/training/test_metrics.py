@@ -1,0 +1,173 @@
+"""Figures are exact sums over exact counts."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxalign.training.metrics import StepSums, adaptive_figures, finish, pair_sums, worst_category
+from jaxalign.training.objective import PairTerms
+from tests.training import toy
+
+
+@jax.jit
+def terms_and_sums(policy, batch) -> tuple[PairTerms, StepSums]:
+    objective = toy.make_objective()
+    terms = objective.terms(policy, batch.reference_logps, batch, *objective.init())
+    return terms, pair_sums(terms, policy, batch)
+
+
+def policy_of(batch) -> np.ndarray:
+    return np.array(jax.jit(toy.policy_logps)(toy.make_params(), toy.make_frozen(), batch))
+
+
+def sums_of(batch, policy=None) -> StepSums:
+    return jax.device_get(terms_and_sums(policy_of(batch) if policy is None else policy, batch)[1])
+
+
+def figures_of(*batches) -> dict[str, float | None]:
+    """Figures of the batches together: their sums added."""
+    total = jax.tree.map(lambda *x: sum(np.float64(y) for y in x), *[sums_of(batch) for batch in batches])
+    return finish(total, toy.NAMES)
+
+
+def assert_same_figures(got, expected):
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return toy.make_batch(12)
+
+
+@pytest.fixture(scope="module")
+def figures(batch):
+    return figures_of(batch)
+
+
+def test_order_of_the_pairs_changes_no_figure(batch, figures):
+    assert_same_figures(figures_of(toy.rows(batch, np.random.default_rng(1).permutation(12))), figures)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_split_into_batches_of_any_size_changes_no_figure(size, batch, figures):
+    parts = [np.arange(12)[i : i + size] for i in range(0, 12, size)]
+    assert_same_figures(figures_of(*(toy.rows(batch, part) for part in parts)), figures)
+
+
+def test_padding_changes_no_figure_even_where_it_holds_garbage(batch, figures):
+    garbage = jax.tree.map(
+        lambda x: np.full_like(x[:3], np.nan if x.dtype == np.float32 else 1), toy.make_batch(3, seed=5)
+    )
+    garbage = dataclasses.replace(garbage, weight=np.zeros(3, np.float32))
+    assert_same_figures(
+        figures_of(jax.tree.map(lambda a, b: np.concatenate([a, b]), batch, garbage)), figures
+    )
+
+
+def test_infinite_log_probs_of_padding_change_no_figure():
+    batch = toy.make_batch(8, num_padding=3)
+    policy = policy_of(batch)
+    expected = finish(sums_of(batch, policy), toy.NAMES)
+    policy[5:] = [np.inf, -np.inf]
+    assert finish(sums_of(batch, policy), toy.NAMES) == expected
+    assert expected["pairs"] == 5.0
+
+
+def test_figures_equal_means_taken_pair_by_pair(batch, figures):
+    policy = policy_of(batch)
+    terms = jax.device_get(terms_and_sums(policy, batch)[0])
+    for name, x in {
+        "loss": terms.loss,
+        "rewards/chosen": terms.chosen_reward,
+        "rewards/rejected": terms.rejected_reward,
+        "rewards/accuracies": terms.accuracy,
+        "rewards/margins": terms.reward_gap,
+        "violation_rate": terms.violation,
+        "logps/chosen": policy[:, 0],
+        "logps/rejected": policy[:, 1],
+        "adaptive/margin": terms.margin,
+        "adaptive/weight_chosen": terms.chosen_weight,
+        "adaptive/weight_rejected": terms.rejected_weight,
+    }.items():
+        np.testing.assert_allclose(figures[name], np.mean(x, dtype=np.float64), rtol=1e-5, err_msg=name)
+    inside = batch.categories[:, 1] > 0
+    loss = np.asarray(terms.loss, np.float64)[inside].mean()
+    np.testing.assert_allclose(figures["category/Drugs/loss"], loss, rtol=1e-5)
+    assert figures["category/Drugs/pairs"] == inside.sum()
+    assert figures["response_tokens"] == batch.response_mask.sum()
+
+
+def test_only_categories_that_are_present_have_figures(batch, figures):
+    present = {name.split("/")[1] for name in figures if name.startswith("category/")}
+    assert present == {"Violence", "Drugs"}
+    assert not batch.categories[:, 2].any()
+
+
+def test_non_finite_figure_is_none_and_never_zero(batch):
+    reference = batch.reference_logps.copy()
+    row = int(np.flatnonzero((batch.categories == [1, 0, 0]).all(axis=1))[0])
+    reference[row] = np.nan
+    broken = finish(sums_of(dataclasses.replace(batch, reference_logps=reference)), toy.NAMES)
+    assert broken["loss"] is None
+    assert broken["category/Violence/loss"] is None
+    assert broken["category/Drugs/loss"] is not None
+    assert broken["pairs"] == 12.0
+
+
+def test_non_finite_pairs_are_counted_by_category_and_without_one(batch):
+    reference = batch.reference_logps.copy()
+    both = int(np.flatnonzero((batch.categories == [1, 1, 0]).all(axis=1))[0])
+    none = np.flatnonzero(batch.categories.sum(axis=1) == 0)[:2]
+    reference[[both, *none]] = np.inf
+    counts = sums_of(dataclasses.replace(batch, reference_logps=reference)).not_finite
+    assert counts.tolist() == [1.0, 1.0, 0.0, 2.0]
+
+
+def test_batch_of_padding_alone_has_no_mean():
+    nothing = toy.make_batch(2, num_padding=2)
+    figures = finish(sums_of(nothing), toy.NAMES)
+    assert figures["loss"] is None
+    assert figures["pairs"] == 0.0
+
+
+def test_adaptive_figures_name_seen_categories_only():
+    objective = toy.make_objective()
+    state = toy.make_state(objective)
+    seen = dataclasses.replace(
+        state.margin,
+        num_seen=jnp.array([3, 0, 0], jnp.int32),
+        violation_rate=jnp.array([0.25, 0.0, 0.0]),
+    )
+    figures = adaptive_figures(dataclasses.replace(state, margin=seen), objective, toy.NAMES)
+    assert figures["adaptive/margin/Violence"] == 0.5
+    assert figures["adaptive/violation/Violence"] == 0.25
+    assert not any("Drugs" in name for name in figures)
+    assert figures["adaptive/balance/num_seen"] == 0.0
+
+
+def test_losses_without_state_have_no_adaptive_figures():
+    objective = toy.make_objective("dpo")
+    assert adaptive_figures(toy.make_state(objective), objective, toy.NAMES) == {}
+
+
+def test_worst_category_prefers_the_running_rate():
+    figures = {
+        "adaptive/violation/Violence": 0.2,
+        "adaptive/violation/Drugs": 0.4,
+        "category/Violence/violation_rate": 0.9,
+    }
+    assert worst_category(figures) == ("Drugs", 0.4)
+
+
+def test_worst_category_of_the_batch_without_running_rates():
+    figures = {"category/Violence/violation_rate": 0.5, "category/Drugs/violation_rate": None, "loss": 9.0}
+    assert worst_category(figures) == ("Violence", 0.5)
+
+
+def test_no_worst_category_without_categories():
+    assert worst_category({"loss": 1.0, "violation_rate": 0.5}) is None
