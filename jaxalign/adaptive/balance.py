@@ -22,7 +22,7 @@ from jaxalign.arrays import matching_floats
 class BalanceConfig:
     """Options of the weights and the scale of B-DPO. Raises ValueError where one would have no effect.
 
-    Weights alone: `scale=1.0`. Scale alone: `weights="none"`. Both: neither.
+    Ablations: weights alone with `scale=1.0`, scale alone with `weights="none"`, both with a map and a scale.
 
     Attributes:
       weights: map from mutual information to weights; "none" gives exactly 1.
@@ -65,6 +65,11 @@ class BalanceConfig:
             raise ValueError(
                 f"minimum_weight={self.minimum_weight} and maximum_weight={self.maximum_weight} must enclose "
                 "1, the weight of equal mutual information, and not be negative"
+            )
+        if self.weights == "none" and (self.minimum_weight, self.maximum_weight) != (0.0, 2.0):
+            raise ValueError(
+                f"minimum_weight={self.minimum_weight} and maximum_weight={self.maximum_weight} have no effect "
+                "with weights='none'; leave them out or choose a map"
             )
         if not 0 < self.ema_rate <= 1:
             raise ValueError(f"ema_rate={self.ema_rate} must be above 0 and at most 1")

@@ -231,6 +231,7 @@ def test_scale_feeds_on_itself_and_is_held_by_its_maximum():
         ({"ema_rate": 0.0}, "ema_rate=0.0 must be above 0"),
         ({"minimum_weight": 1.5}, "minimum_weight=1.5 and maximum_weight=2.0 must enclose 1"),
         ({"maximum_weight": 0.5}, "must enclose 1"),
+        ({"weights": "none", "minimum_weight": 0.5}, "have no effect with weights='none'"),
         ({"scale_by_gradient_weight": True}, "maximum_scale=None with scale_by_gradient_weight=True"),
         ({"maximum_scale": 5.0}, "maximum_scale=5.0 has no effect on a constant scale"),
         (

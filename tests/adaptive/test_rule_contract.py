@@ -213,6 +213,14 @@ def test_no_gradient_into_state_or_signals(case):
             np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
 
 
+def test_no_gradient_into_statistics(case):
+    def total(batch):
+        return sum(leaf.sum() for leaf in jax.tree.leaves(case.stats(batch)))
+
+    for gradient in jax.tree.leaves(jax.grad(total)(random_batch(7))):
+        np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
+
+
 @pytest.fixture(scope="module")
 def mesh():
     return jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
