@@ -21,6 +21,10 @@ from jaxalign.models.config import DecoderConfig
 Bounds = tuple[tuple[int, int], ...]  # first and one past the last index, per dimension
 
 
+class CheckpointError(ValueError):
+    """A path is not a checkpoint that can be read; the message says what would be."""
+
+
 class TensorSource(Protocol):
     """Named tensors on disk, under their Hugging Face names and in Hugging Face layout."""
 

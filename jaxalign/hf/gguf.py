@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxalign.hf.checkpoint import Checkpoint, generation_defaults
+from jaxalign.hf.checkpoint import Checkpoint, CheckpointError, generation_defaults
 from jaxalign.models.config import DecoderConfig, UnsupportedModelError, decoder_config_to_hf
 
 _NAMES = {
@@ -27,11 +27,13 @@ _NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 # Metadata of the architecture that is understood; anything else under `llama.` may change the computation.
-_KEYS = """
-llama.block_count llama.context_length llama.embedding_length llama.feed_forward_length llama.vocab_size
-llama.attention.head_count llama.attention.head_count_kv llama.attention.key_length
-llama.attention.value_length llama.attention.layer_norm_rms_epsilon llama.attention.sliding_window
-llama.rope.freq_base llama.rope.dimension_count
+_REQUIRED = """
+llama.block_count llama.context_length llama.embedding_length llama.feed_forward_length
+llama.attention.head_count llama.attention.layer_norm_rms_epsilon
+"""
+_OPTIONAL = """
+llama.vocab_size llama.attention.head_count_kv llama.attention.key_length llama.attention.value_length
+llama.attention.sliding_window llama.rope.freq_base llama.rope.dimension_count
 """
 _CONTROL, _USER_DEFINED = 3, 4  # token types of the format
 
@@ -76,12 +78,15 @@ def open_gguf(path: Path) -> Checkpoint:
         import gguf
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"reading {path} needs a package: pip install 'jaxalign[gguf]'") from error
-    reader = gguf.GGUFReader(path)
+    try:
+        reader = gguf.GGUFReader(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a whole .gguf file ({error}); fetch it again") from error
     names = {tensor.name for tensor in reader.tensors}
     # The long arrays of the tokenizer are decoded only when it is asked for.
     arrays = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.token_type")
     metadata = {key: field.contents() for key, field in reader.fields.items() if key not in arrays}
-    config = _config(metadata, names, len(reader.fields["tokenizer.ggml.tokens"].data))
+    config = _config(metadata, names)
     ids = {
         f"{kind}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id")
         for kind, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
@@ -113,28 +118,34 @@ def _undo_permutation(values: np.ndarray, num_heads: int) -> np.ndarray:
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
 
 
-def _config(metadata: dict[str, Any], names: set[str], num_tokens: int) -> DecoderConfig:
-    """The architecture, from the metadata and the names of the tensors."""
-    architecture = metadata.get("general.architecture")
-    unknown = sorted(key for key in metadata if key.startswith("llama.") and key not in _KEYS.split())
-    if architecture != "llama" or unknown:
-        found = ", ".join(f"{key}={metadata[key]!r}" for key in unknown)
-        raise UnsupportedModelError(
-            f"general.architecture={architecture!r} {found}: expected 'llama' without further settings; "
-            "use the Hugging Face directory of the model"
-        )
+def _refuse_unimplemented(metadata: dict[str, Any], names: set[str]) -> None:
+    """One error with everything that is missing, unknown or not implemented."""
+    problems = [
+        f"{key} is missing" for key in [*_REQUIRED.split(), "llama.vocab_size"] if key not in metadata
+    ]
+    if metadata.get("general.architecture") != "llama":
+        problems = [f"general.architecture={metadata.get('general.architecture')!r} (only 'llama')"]
+    known = {*_REQUIRED.split(), *_OPTIONAL.split()}
+    problems += [
+        f"{k}={v!r} is unknown" for k, v in metadata.items() if k.startswith("llama.") and k not in known
+    ]
     if "rope_freqs.weight" in names:
-        raise UnsupportedModelError(
-            "rope_freqs.weight: scaled rotary positions are not read from .gguf files; "
-            "use the Hugging Face directory of the model"
-        )
+        problems.append("rope_freqs.weight: scaled rotary positions are not read from .gguf files")
+    if problems:
+        found = "; ".join(problems)
+        raise UnsupportedModelError(f"{found}. Use the Hugging Face directory of the model")
+
+
+def _config(metadata: dict[str, Any], names: set[str]) -> DecoderConfig:
+    """The architecture, from the metadata and the names of the tensors."""
+    _refuse_unimplemented(metadata, names)
     num_heads, width = metadata["llama.attention.head_count"], metadata["llama.embedding_length"]
     head_dim = metadata.get("llama.attention.key_length", width // num_heads)
     for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
         if metadata.get(key, head_dim) != head_dim:
             raise UnsupportedModelError(f"{key}={metadata[key]} is not implemented (only {head_dim})")
     return DecoderConfig(
-        vocab_size=metadata.get("llama.vocab_size", num_tokens),
+        vocab_size=metadata["llama.vocab_size"],
         hidden_size=width,
         intermediate_size=metadata["llama.feed_forward_length"],
         num_layers=metadata["llama.block_count"],

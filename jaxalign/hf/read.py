@@ -11,15 +11,11 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxalign.hf.checkpoint import Checkpoint
+from jaxalign.hf.checkpoint import Checkpoint, CheckpointError
 from jaxalign.models.config import decoder_config_from_hf
 
 _DTYPES = ("F32", "F16", "BF16")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-
-class CheckpointError(ValueError):
-    """A path is not a checkpoint that can be read; the message says what would be."""
 
 
 class SafetensorsSource:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign.hf.checkpoint import Checkpoint
-from jaxalign.hf.read import CheckpointError, open_checkpoint
+from jaxalign.hf.checkpoint import Checkpoint, CheckpointError
+from jaxalign.hf.read import open_checkpoint
 from jaxalign.models.functional import DecoderFns, unconstrained
 
 

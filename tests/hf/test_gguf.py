@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from jaxalign.hf.checkpoint import CheckpointError
 from jaxalign.hf.mapping import TensorMismatchError
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.models.config import UnsupportedModelError, decoder_config_from_hf
@@ -120,7 +121,10 @@ def test_tokenizer_of_a_file_is_rebuilt(tiny_checkpoint: Callable[[str], Path], 
     ("change", "message"),
     [
         (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), "llama.rope.scaling.type='linear'"),
-        (lambda w: w.add_expert_count(4), "llama.expert_count=4.*use the Hugging Face directory"),
+        (
+            lambda w: w.add_expert_count(4),
+            r"llama.expert_count=4 is unknown\. Use the Hugging Face directory",
+        ),
         (lambda w: w.add_rope_dimension_count(4), "llama.rope.dimension_count=4 is not implemented"),
         (lambda w: w.add_tensor("rope_freqs.weight", np.ones(4, np.float32)), "rope_freqs.weight: scaled"),
     ],
@@ -134,6 +138,25 @@ def test_metadata_that_is_not_implemented_is_an_error(
     file = _write(tmp_path / "model.gguf", tiny_checkpoint("llama"), change)
     with pytest.raises(UnsupportedModelError, match=message):
         open_checkpoint(file)
+
+
+def test_other_architectures_and_missing_sizes_are_named(tmp_path: Path) -> None:
+    for architecture, message in (
+        ("gemma", r"general\.architecture='gemma' \(only 'llama'\)"),
+        ("llama", r"llama\.block_count is missing; .*llama\.vocab_size is missing"),
+    ):
+        writer = gguf.GGUFWriter(tmp_path / "model.gguf", architecture)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        with pytest.raises(UnsupportedModelError, match=message):
+            open_checkpoint(tmp_path / "model.gguf")
+
+
+def test_file_that_is_not_gguf_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"x" * 100)
+    with pytest.raises(CheckpointError, match=r"not a whole \.gguf file .*fetch it again"):
+        open_checkpoint(tmp_path / "model.gguf")
 
 
 def test_unknown_tensors_of_a_file_are_listed(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from jaxalign.hf.checkpoint import tokenizer_fingerprint
+from jaxalign.hf.checkpoint import CheckpointError, tokenizer_fingerprint
 from jaxalign.hf.mapping import LLAMA_TENSORS, TensorMismatchError, tensor_places
-from jaxalign.hf.read import CheckpointError, SafetensorsSource, open_checkpoint
+from jaxalign.hf.read import SafetensorsSource, open_checkpoint
 from jaxalign.models.functional import DecoderFns, build_decoder
 
 AXES = {"heads": "tensor", "kv_heads": "tensor", "ffn": "tensor", "vocab": "tensor", "model": "fsdp"}

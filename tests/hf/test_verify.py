@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxalign.hf.read import CheckpointError, open_checkpoint
+from jaxalign.hf.checkpoint import CheckpointError
+from jaxalign.hf.read import open_checkpoint
 from jaxalign.hf.verify import verify_export
 from jaxalign.hf.write import export_model
 from jaxalign.models.functional import build_decoder

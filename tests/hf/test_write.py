@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from jaxalign.hf.gather import contiguous
 from jaxalign.hf.mapping import TensorMismatchError
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.hf.write import export_adapter, export_model, parse_size
+from jaxalign.models.config import DecoderConfig, decoder_config_to_hf
 from jaxalign.models.functional import DecoderFns, build_decoder
 from jaxalign.models.lora import LoraConfig, merge_lora
 
@@ -246,3 +248,22 @@ def test_sizes_are_read_in_powers_of_a_thousand(size: str | int, num_bytes: int)
 def test_sizes_that_are_none_are_refused(size: str | int) -> None:
     with pytest.raises(ValueError, match="expected a size such as 5GB"):
         parse_size(size)
+
+
+def test_host_holds_one_file_of_the_export_at_a_time(tmp_path: Path) -> None:
+    config = DecoderConfig(64, 128, 512, num_layers=16, num_heads=4, num_kv_heads=4, head_dim=32)
+    decoder = build_decoder(config, compute_dtype="float32", param_dtype="float32")
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), decoder.abstract_params())
+    whole = sum(x.nbytes for x in jax.tree.leaves(params))
+    options: Any = {"hf_config": decoder_config_to_hf(config), "params": params, "dtype": "f32"}
+    export_model(tmp_path / "first", **options)  # imports and traces on the way are not counted
+
+    def peak(directory: Path, size: int) -> int:
+        tracemalloc.start()
+        export_model(directory, max_shard_size=size, **options)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(tmp_path / "one", whole) > whole
+    assert peak(tmp_path / "many", whole // 16) < whole / 4
