@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxalign.batch import PairBatch
@@ -71,14 +72,14 @@ def make_train_step(
         first = jax.tree.map(lambda x: x[0], micro_batches)
         shapes = jax.eval_shape(grad_fn, state.params, state, frozen, first, num_pairs)
         # Gradients add up in float32 even where the parameters are bf16.
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32)), shapes[0])
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, np.promote_types(s.dtype, np.float32)), shapes[0])
         start = (zeros, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1]))
         (grads, (sums, stats)), _ = jax.lax.scan(accumulate, start, micro_batches)
         return grads, sums, stats
 
     def train_step(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[TrainState, StepSums]:
         grads, sums, stats = gradients(state, frozen, batch)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums.loss)
         num_updates = state.step - state.num_skipped
 
