@@ -47,9 +47,9 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and (type(value) is not int or value < 1):
+            if field.type is int and not _is_positive_integer(value):
                 raise UnsupportedModelError(f"{field.name}={value!r}: expected a positive integer")
-        if self.sliding_window is not None and self.sliding_window < 1:
+        if self.sliding_window is not None and not _is_positive_integer(self.sliding_window):
             raise UnsupportedModelError(
                 f"sliding_window={self.sliding_window!r}: expected a positive integer or None"
             )
@@ -61,6 +61,10 @@ class DecoderConfig:
             raise UnsupportedModelError(
                 f"head_dim={self.head_dim} is odd: rotary positions need pairs of dimensions"
             )
+
+
+def _is_positive_integer(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 # What transformers assumes where a key is absent; the keys of the sizes must be present.
@@ -77,7 +81,7 @@ _SHARED_DEFAULTS: dict[str, Any] = {
 }
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
-# Keys that change the computation, and the only values under which it is ours; None always passes.
+# Keys that change the computation, and the only values under which it is ours. None means the same.
 _ONLY: dict[str, Any] = {
     "hidden_act": "silu",
     "pretraining_tp": 1,
@@ -180,7 +184,13 @@ def decoder_config_to_hf(config: DecoderConfig, **token_ids: int | list[int] | N
 
 def _refuse_unimplemented(hf: Mapping[str, Any], model_type: str) -> None:
     """One error with every key of `hf` that is missing, unknown or has a value that is not implemented."""
-    problems = [f"{key} is missing" for key in _SIZES if hf.get(key) is None]
+    problems = [
+        f"{key}={hf[key]!r}: expected a positive integer" if key in hf else f"{key} is missing"
+        for key in _SIZES
+        if not _is_positive_integer(hf.get(key))
+    ]
+    if not problems and hf.get("head_dim") is None and hf["hidden_size"] % hf["num_attention_heads"]:
+        problems.append("hidden_size is not divisible by num_attention_heads, and head_dim is missing")
     only = dict(_ONLY)
     if model_type == "mistral":
         only |= {"attention_bias": False, "mlp_bias": False}

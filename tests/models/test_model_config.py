@@ -92,7 +92,9 @@ def test_transformers_configs_are_read() -> None:
         ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 2e4}}, "rope_theta=10000.0.*contradict"),
         ({"residual_multiplier": 0.2}, "residual_multiplier=0.2 is unknown"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
-        ({"vocab_size": None}, "vocab_size is missing"),
+        ({"vocab_size": None}, "vocab_size=None: expected a positive integer"),
+        ({"num_attention_heads": 5}, "hidden_size is not divisible by num_attention_heads"),
+        ({"model_type": "mistral", "num_key_value_heads": 4, "sliding_window": 0}, "sliding_window=0"),
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "num_heads=4 is not divisible"),
         ({"head_dim": 7}, "head_dim=7 is odd"),
         ({"hidden_size": 32.0}, "hidden_size=32.0: expected a positive integer"),
@@ -103,6 +105,11 @@ def test_what_is_not_implemented_is_an_error_naming_key_and_value(
 ) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
         decoder_config_from_hf(LLAMA | change)
+
+
+def test_missing_sizes_are_named() -> None:
+    with pytest.raises(UnsupportedModelError, match="hidden_size is missing; intermediate_size is missing"):
+        decoder_config_from_hf({"model_type": "llama", "vocab_size": 3})
 
 
 def test_every_problem_of_a_config_is_in_one_error() -> None:
