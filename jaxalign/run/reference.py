@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def reference_ingredients(
-    config: Config, fingerprints: dict[str, Any], split: str, rows: np.ndarray
+    config: Config, fingerprints: dict[str, Any], split: str, rows: np.ndarray, *, with_mi: bool
 ) -> dict[str, Any]:
     """Everything that the reference figures of a split depend on."""
     return {
@@ -38,6 +38,7 @@ def reference_ingredients(
         "max_response_length": config.data.max_response_length,
         "dtype": config.model.dtype,
         "param_dtype": config.model.param_dtype,
+        "with_mi": with_mi,
     }
 
 
@@ -73,7 +74,7 @@ def with_reference(
             rows_length = length if pairs is part else padded_length([pairs])
             return base_pass(base, None, pairs, length=rows_length, label=f"{split}: {label}")
 
-        arrays = compute_reference(part, branch_logps)
+        arrays = compute_reference(part, branch_logps, with_mi=ingredients["with_mi"])
         if is_main_process():
             write_reference(path, arrays, ingredients)
     whole = {name: np.full((len(dataset), 2), np.nan, np.float32) for name in arrays}

@@ -29,7 +29,7 @@ from jaxalign.parallel import (
 from jaxalign.run.data import RunData, load_data, load_tokenizer
 from jaxalign.run.policy import LogpsPass, Policy, longest_response, make_policy
 from jaxalign.run.reference import reference_ingredients, visited_rows, with_reference
-from jaxalign.training.objective import Objective
+from jaxalign.training.objective import LOSSES, Objective
 from jaxalign.training.optimizer import make_optimizer, make_schedule
 from jaxalign.training.reference import reference_key
 from jaxalign.training.state import TrainState, init_state, state_shardings
@@ -88,10 +88,14 @@ def count_steps(config: Config, num_pairs: int) -> int:
     return config.train.num_epochs * -(-num_pairs // config.train.batch_size)
 
 
-def prepare(config: Config, workdir: Path) -> Run:
-    """Load model and data, run the reference pass, build the step. Raises ConfigError, DataError and the like."""
-    config.check_devices(jax.device_count())
-    mesh = make_mesh(config.mesh)
+def prepare(config: Config, workdir: Path, devices: list[jax.Device] | None = None) -> Run:
+    """Load model and data, run the reference pass, build the step; on all devices unless some are given.
+
+    Raises ConfigError, DataError, CheckpointError, UnsupportedModelError.
+    """
+    devices = jax.devices() if devices is None else devices
+    config.check_devices(len(devices))
+    mesh = make_mesh(config.mesh, devices)
     checkpoint = open_checkpoint(config.model.path)
     tokenizer = load_tokenizer(config)
     data = load_data(config.data, tokenizer)
@@ -196,8 +200,10 @@ def _with_references(
     base_pass = LogpsPass(base_logps, mesh, _evaluation_batch(config), show=is_main_process())
     splits: dict[str, TokenizedDataset] = {}
     for split, dataset in data.splits.items():
-        rows = visited_rows(loader, num_steps) if split == "train" else np.arange(len(dataset))
-        ingredients = reference_ingredients(config, fingerprints, split, rows)
+        train = split == "train"
+        rows = visited_rows(loader, num_steps) if train else np.arange(len(dataset))
+        with_mi = train and LOSSES[config.loss.name].uses_balance  # held-out figures do not read MI
+        ingredients = reference_ingredients(config, fingerprints, split, rows, with_mi=with_mi)
         splits[split] = with_reference(
             config, dataset, rows, split, base, base_pass, ingredients, length=length, cache_dir=cache_dir
         )

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxalign.config import Config, ConfigError, dump_config
@@ -32,11 +33,11 @@ class TrainResult:
     category_names: tuple[str, ...]
 
 
-def train(config: Config, workdir: Path) -> TrainResult:
-    """Train to the last step, from the newest checkpoint in `workdir` if there is one."""
+def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None) -> TrainResult:
+    """Train to the last step, from the newest checkpoint in `workdir` if there is one, on all devices unless given."""
     workdir = workdir.resolve()
     old = read_manifest(workdir)
-    run = prepare(config, workdir)
+    run = prepare(config, workdir, devices)
     manifest = make_manifest(config, run.fingerprints)
     if old is not None:
         check_same_run(old, manifest, workdir)

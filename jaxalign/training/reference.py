@@ -56,18 +56,27 @@ def mutual_information(logps: np.ndarray, logps_alone: np.ndarray, lengths: np.n
     return ((logps.astype(np.float64) - logps_alone) / lengths).astype(np.float32)
 
 
-def compute_reference(dataset: TokenizedDataset, branch_logps: BranchLogpsFn) -> dict[str, np.ndarray]:
-    """`logps` and `mi`, both [n, 2] float32: one pass with the prompts, one after an empty prompt."""
+def compute_reference(
+    dataset: TokenizedDataset, branch_logps: BranchLogpsFn, *, with_mi: bool
+) -> dict[str, np.ndarray]:
+    """`logps` and `mi`, both [n, 2] float32: one pass with the prompts and, for MI, one after an empty prompt.
+
+    Without `with_mi`, MI is 0 everywhere: nothing reads it then.
+    """
     logps = branch_logps(dataset, "reference log-probs")
-    alone = branch_logps(dataset.without_prompts(), "reference log-probs without prompt")
-    for name, values in (("with", logps), ("without", alone)):
+    passes = {"with": logps}
+    if with_mi:
+        passes["without"] = branch_logps(dataset.without_prompts(), "reference log-probs without prompt")
+    for name, values in passes.items():
         rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if rows.size:
             raise ValueError(
                 f"reference log-probs {name} prompt are not finite for {rows.size} pairs, first row {rows[0]}; "
                 "check the model weights, or use model.dtype: float32"
             )
-    return {"logps": logps, "mi": mutual_information(logps, alone, dataset.lengths[:, 1:])}
+    if not with_mi:
+        return {"logps": logps, "mi": np.zeros_like(logps)}
+    return {"logps": logps, "mi": mutual_information(logps, passes["without"], dataset.lengths[:, 1:])}
 
 
 def read_reference(path: Path, ingredients: dict[str, Any], num_pairs: int) -> dict[str, np.ndarray]:

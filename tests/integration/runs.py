@@ -1,0 +1,32 @@
+"""Training the tiny model step by step, and reading what a run left."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxalign.run.setup import Run
+from jaxalign.training.state import TrainState
+
+
+def train_steps(run: Run, num_steps: int) -> tuple[TrainState, list[Any]]:
+    """The state after so many steps from the start, and the fetched sums of each."""
+    state, sums = run.new_state(), []
+    for step in range(num_steps):
+        state, step_sums = run.step_fn(state, run.frozen, run.place(run.loader().batch(step)))
+        sums.append(jax.device_get(step_sums))
+    return state, sums
+
+
+def host(tree: Any) -> Any:
+    """The tree as numpy."""
+    return jax.tree.map(np.asarray, jax.device_get(tree))
+
+
+def metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    clock = ("seconds_per_step", "response_tokens_per_second")
+    return [{key: value for key, value in line.items() if key not in clock} for line in lines]

@@ -1,0 +1,156 @@
+"""A stopped and resumed run is the uninterrupted run, bit for bit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from jaxalign.config import ConfigError, parse_config
+from jaxalign.run import train as train_module
+from jaxalign.run.setup import prepare
+from jaxalign.run.train import train
+from jaxalign.training.checkpoint import Checkpointer
+from jaxalign.training.loop import DivergedError
+from jaxalign.training.preemption import Preemption
+from tests import tiny
+from tests.integration.runs import host, metrics
+
+NUM_STEPS = 6  # two epochs of 22 pairs in batches of 8: the third and sixth batch are partial
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path) -> dict[str, Any]:
+    return tiny.run_settings(
+        folder,
+        train={"num_steps": NUM_STEPS},
+        checkpoint={"every_steps": 1},
+        adaptive={"violation": {"threshold": 0.3}},
+        model={"lora": {"rank": 2}},
+        reference={"cache_dir": str(folder / "reference")},
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder: Path, settings: dict[str, Any]) -> Path:
+    train(parse_config(settings, "test"), folder / "whole", jax.devices()[:1])
+    return folder / "whole"
+
+
+def final_state(settings: dict[str, Any], workdir: Path) -> Any:
+    run = prepare(parse_config(settings, "test"), workdir, jax.devices()[:1])
+    with Checkpointer(workdir / "checkpoints", keep=None) as checkpointer:
+        state, cursor = checkpointer.restore(run.abstract_state)
+    return host(state), cursor
+
+
+class StopAt(Preemption):
+    """A stop request that arrives after a given step."""
+
+    step = 0
+
+    def requested(self, step: int) -> bool:
+        return step == self.step
+
+
+def train_until(step: int, settings: dict[str, Any], workdir: Path, patch: pytest.MonkeyPatch) -> Any:
+    patch.setattr("jaxalign.training.loop.Preemption", type("Stop", (StopAt,), {"step": step}))
+    stopped = train(parse_config(settings, "test"), workdir, jax.devices()[:1])
+    patch.undo()
+    return stopped
+
+
+@pytest.mark.parametrize("step", range(1, NUM_STEPS))
+def test_stop_and_resume_is_exact(
+    step: int, settings: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = train_until(step, settings, tmp_path, monkeypatch)
+    assert (stopped.step, stopped.finished) == (step, False)
+    resumed = train(parse_config(settings, "test"), tmp_path, jax.devices()[:1])
+    assert (resumed.step, resumed.finished) == (NUM_STEPS, True)
+    expected, cursor = final_state(settings, uninterrupted)
+    state, resumed_cursor = final_state(settings, tmp_path)
+    chex.assert_trees_all_equal(state, expected)
+    assert cursor == resumed_cursor
+    assert metrics(tmp_path) == metrics(uninterrupted)
+    for name in ("before", "after"):
+        report = json.loads((tmp_path / "evaluation" / f"{name}.json").read_text())
+        assert report == json.loads((uninterrupted / "evaluation" / f"{name}.json").read_text())
+
+
+def test_finished_run_only_reports_again(settings: Any, uninterrupted: Path) -> None:
+    before = metrics(uninterrupted)
+    result = train(parse_config(settings, "test"), uninterrupted, jax.devices()[:1])
+    assert result.finished
+    assert result.after is not None
+    assert metrics(uninterrupted) == before
+
+
+def test_changed_settings_are_refused_by_name(settings: Any, uninterrupted: Path) -> None:
+    changed = {**settings, "optimizer": {**settings["optimizer"], "learning_rate": 2e-3}}
+    with pytest.raises(ConfigError, match=r"optimizer.learning_rate: started with 0.001, now 0.002"):
+        train(parse_config(changed, "test"), uninterrupted, jax.devices()[:1])
+
+
+def test_changed_data_are_refused(
+    settings: Any, uninterrupted: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "train.jsonl"
+    original = path.read_text()
+    try:
+        tiny.write_pairs(path, tiny.pairs(22, first=500))
+        with pytest.raises(ConfigError, match="fingerprint of data train"):
+            train(parse_config(settings, "test"), uninterrupted, jax.devices()[:1])
+    finally:
+        path.write_text(original)
+
+
+def test_damaged_manifest_is_refused(settings: Any, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"manifest.json is damaged"):
+        train(parse_config(settings, "test"), tmp_path, jax.devices()[:1])
+
+
+def test_divergence_stops_with_step_and_categories_and_keeps_the_good_checkpoint(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = prepare
+
+    def broken(*arguments: Any) -> Any:
+        run = good(*arguments)
+        run.data.train.reference_logps[8:] = np.nan  # visited in no fixed order: every later batch has some
+        return run
+
+    monkeypatch.setattr(train_module, "prepare", broken)
+    monkeypatch.setattr(train_module, "check_start", lambda run, state: None)
+    config = parse_config({**settings, "train": {**settings["train"], "max_skipped_in_a_row": 2}}, "test")
+    with pytest.raises(
+        DivergedError, match=r"2 steps in a row were not finite, the last is step 2; .*Violence"
+    ):
+        train(config, tmp_path, jax.devices()[:1])
+    lines = metrics(tmp_path)
+    assert [line["loss"] for line in lines] == [None, None]
+    assert [line["skipped_steps"] for line in lines] == [1.0, 2.0]
+
+
+def test_wrong_reference_is_caught_at_the_start(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = prepare
+
+    def shifted(*arguments: Any) -> Any:
+        run = good(*arguments)
+        run.data.train.reference_logps[:, 0] += 1.0
+        return run
+
+    monkeypatch.setattr(train_module, "prepare", shifted)
+    with pytest.raises(ConfigError, match=r"unchanged policy is 0\.\d+, expected ln 2 = 0.693147"):
+        train(parse_config(settings, "test"), tmp_path, jax.devices()[:1])
