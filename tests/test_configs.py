@@ -1,0 +1,125 @@
+"""Every shipped configuration loads, validates, and its train step has consistent shapes on its mesh."""
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxalign.batch import PairBatch
+from jaxalign.config import dump_config, load_config, parse_config
+from jaxalign.config.schema import Config
+from jaxalign.models.config import decoder_config_from_hf
+from jaxalign.run.dry_run import memory_estimate
+from jaxalign.run.policy import make_policy
+from jaxalign.training.optimizer import make_optimizer, make_schedule
+from jaxalign.training.state import init_state
+from jaxalign.training.step import make_train_step
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if not path.stem.endswith("_base"))
+LLAMA3_8B = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+}
+SMOLLM2 = {
+    **LLAMA3_8B,
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "rope_theta": 100000.0,
+    "tie_word_embeddings": True,
+}
+DEVICES = {"llama3_8b_full_tpu": 64, "llama3_8b_lora_h100": 8, "quickstart": 1}
+
+
+def load(path: Path) -> tuple[Config, int]:
+    config = load_config(path)
+    num_devices = DEVICES.get(path.stem, 8)
+    config.check_devices(num_devices)
+    return config, num_devices
+
+
+def architecture(config: Config) -> dict[str, object]:
+    return SMOLLM2 if "SmolLM2" in config.model.path.name else LLAMA3_8B
+
+
+def abstract_batch(config: Config) -> PairBatch:
+    B, K = config.train.batch_size, len(config.data.category_names)
+    L = config.data.max_prompt_length + config.data.max_response_length
+
+    def array(*shape: int, dtype: object = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    return PairBatch(
+        tokens=array(B, 2, L, dtype=jnp.int32),
+        response_mask=array(B, 2, L, dtype=jnp.bool_),
+        categories=array(B, K),
+        chosen_unsafe=array(B),
+        rejected_unsafe=array(B),
+        weight=array(B),
+        reference_logps=array(B, 2),
+        mi=array(B, 2),
+        index=array(B, dtype=jnp.int32),
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_train_step_keeps_the_state(path: Path) -> None:
+    config, num_devices = load(path)
+    policy = make_policy(
+        config.model, decoder_config_from_hf(architecture(config)), None, config.data.max_response_length
+    )
+    objective = config.make_objective()
+    schedule = make_schedule(config.optimizer, 1000)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    state = jax.eval_shape(
+        lambda params: init_state(params, optimizer, *objective.init(), config.train.seed),
+        policy.abstract_trainable(),
+    )
+    frozen = {"base": policy.decoder.abstract_params()} if config.model.lora else {}
+    step = make_train_step(
+        policy.logps,
+        policy.reference_fn(config.reference.mode),
+        objective,
+        optimizer,
+        schedule,
+        num_micro_batches=config.train.num_micro_batches,
+    )
+    new_state, sums = jax.eval_shape(step, state, frozen, abstract_batch(config))
+    assert jax.tree.structure(new_state) == jax.tree.structure(state)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(new_state)] == [
+        (x.shape, x.dtype) for x in jax.tree.leaves(state)
+    ]
+    assert sums.category_pairs.shape == (len(config.data.category_names),)
+    estimate = memory_estimate(config, policy, num_devices, 1000, 1024)
+    base = policy.decoder.abstract_params()
+    whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(base))
+    name = "frozen parameters" if config.model.lora else "trained parameters"
+    assert estimate[name] == pytest.approx(whole / num_devices, rel=0.05)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_printed_configuration_is_the_same_configuration(path: Path) -> None:
+    import yaml
+
+    config, _ = load(path)
+    assert parse_config(yaml.safe_load(dump_config(config)), "printed") == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_first_lines_say_what_it_is_for(path: Path) -> None:
+    first = [line.partition(":")[0] for line in path.read_text().splitlines()[:4]]
+    assert first == ["# What", "# Hardware", "# Command", "# Expect"]
