@@ -67,29 +67,26 @@ class Checkpointer:
         Raises CheckpointError where there is none or its leaves do not fit.
         """
         step = self._existing(step)
+        self._check_fits(abstract, step, whole=True)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), cursor=ocp.args.JsonRestore())
-        try:
-            restored = self._manager.restore(step, args=items)
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            raise CheckpointError(
-                f"checkpoint {step} in {self._directory} is not the state that this configuration makes: {error}"
-            ) from error
-        _check_shapes(abstract, restored["state"], step)
+        restored = self._read(step, items)
         return restored["state"], restored["cursor"]
 
     def restore_parts(self, parts: dict[str, Any], step: int | None = None) -> tuple[dict[str, Any], int]:
         """Some fields of the state by name, such as {"params": abstract}, and the step that they are of."""
         step = self._existing(step)
+        self._check_fits(parts, step, whole=False)
         arguments = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype), parts)
         item = ocp.args.PyTreeRestore(item=parts, restore_args=arguments, partial_restore=True)
+        return self._read(step, ocp.args.Composite(state=item))["state"], step
+
+    def _read(self, step: int, items: Any) -> Any:
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(state=item))["state"]
+            return self._manager.restore(step, args=items)
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise CheckpointError(
-                f"checkpoint {step} in {self._directory} has no such parts: {error}"
+                f"checkpoint {step} in {self._directory} cannot be read: {error}"
             ) from error
-        _check_shapes(parts, restored, step)
-        return restored, step
 
     def _existing(self, step: int | None) -> int:
         steps = sorted(self._manager.all_steps())
@@ -99,14 +96,27 @@ class Checkpointer:
             raise CheckpointError(f"no checkpoint of step {step} in {self._directory}; there are {steps}")
         return steps[-1] if step is None else step
 
+    def _check_fits(self, wanted: Any, step: int, *, whole: bool) -> None:
+        """Compare leaves by name before anything is read; with `whole`, the checkpoint must hold no others."""
+        # Orbax would cast dtypes silently, and names no leaf where a shape differs.
+        metadata = ocp.PyTreeCheckpointHandler().metadata(self._directory / str(step) / "state")
+        stored = {leaf.name: _describe(leaf) for leaf in jax.tree.leaves(metadata.tree)}
+        expected = {
+            jax.tree_util.keystr(path, simple=True, separator="."): _describe(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)
+        }
+        names = sorted(stored.keys() | expected.keys() if whole else expected.keys())
+        wrong = [
+            f"{name}: checkpoint has {stored.get(name, 'nothing')}, this run {expected.get(name, 'nothing')}"
+            for name in names
+            if stored.get(name) != expected.get(name)
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"checkpoint {step} in {self._directory} is not the state that this configuration makes; use the "
+                "configuration that it was trained with, or another workdir\n  " + "\n  ".join(wrong)
+            )
 
-def _check_shapes(abstract: Any, restored: Any, step: int) -> None:
-    wrong = [
-        f"{jax.tree_util.keystr(path)}: got {np.shape(got)} {got.dtype}, expected {want.shape} {want.dtype}"
-        for (path, want), got in zip(
-            jax.tree_util.tree_leaves_with_path(abstract), jax.tree.leaves(restored), strict=True
-        )
-        if np.shape(got) != want.shape or got.dtype != want.dtype
-    ]
-    if wrong:
-        raise CheckpointError(f"checkpoint {step} does not fit this configuration:\n  " + "\n  ".join(wrong))
+
+def _describe(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
