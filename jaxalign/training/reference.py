@@ -71,8 +71,8 @@ def compute_reference(
         rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if rows.size:
             raise ValueError(
-                f"reference log-probs {name} prompt are not finite for {rows.size} pairs, first row {rows[0]}; "
-                "check the model weights, or use model.dtype: float32"
+                f"reference log-probs {name} prompt are not finite for {rows.size} pairs, first at "
+                f"{dataset.origins[rows[0]]}; check the model weights, or use model.dtype: float32"
             )
     if not with_mi:
         return {"logps": logps, "mi": np.zeros_like(logps)}
