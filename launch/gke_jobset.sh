@@ -11,7 +11,7 @@
 # NUM_SLICES       unset: 1
 # JOB_NAME         unset: jaxalign
 #
-# Give a --workdir that outlives the Pods, such as a gs:// path.
+# Give a --workdir that outlives the Pods, such as a mounted bucket.
 set -euo pipefail
 
 usage() { echo "usage: $0 [--dry-run] CONFIG [arguments of jaxalign train]" >&2; exit 2; }

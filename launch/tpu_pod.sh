@@ -11,7 +11,7 @@
 #   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all \
 #     --command='cd jaxalign && python3.11 -m venv .venv && .venv/bin/pip install .[tpu]'
 #
-# Give a --workdir that all hosts can reach, such as a gs:// path; running the same line again resumes the run.
+# Give a --workdir that all hosts can reach, such as a mounted bucket; running the same line again resumes the run.
 set -euo pipefail
 
 usage() { echo "usage: $0 [--dry-run] NAME ZONE CONFIG [arguments of jaxalign train]" >&2; exit 2; }

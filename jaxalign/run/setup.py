@@ -213,12 +213,13 @@ def _with_references(
 
 def check_start(run: Run, state: TrainState) -> None:
     """Before the first step, plain DPO of the unchanged policy is ln 2, or policy and reference differ."""
-    batch = run.place(run.loader().batch(0))
+    host_batch = run.loader().batch(0)
+    batch = run.place(host_batch)
     logps = jax.jit(run.policy.logps, out_shardings=replicated(run.mesh))(state.params, run.frozen, batch)
     reference_fn = run.policy.reference_fn(run.config.reference.mode)
     reference = jax.jit(reference_fn, out_shardings=replicated(run.mesh))(run.frozen, batch)
     loss = dpo_loss(*np.asarray(logps).T, *np.asarray(reference).T, beta=run.config.loss.beta)
-    real = np.asarray(batch.weight) > 0
+    real = host_batch.weight > 0
     mean = float(np.asarray(loss, np.float64)[real].mean())
     if not abs(mean - np.log(2.0)) < 1e-3:
         raise ConfigError(

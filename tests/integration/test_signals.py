@@ -37,10 +37,14 @@ def start(config: Path, workdir: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_steps(process: subprocess.Popen[str], workdir: Path, num_steps: int) -> None:
+def logged_steps(workdir: Path) -> int:
     path = workdir / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_for_steps(process: subprocess.Popen[str], workdir: Path, num_steps: int) -> None:
     while process.poll() is None:
-        if path.exists() and len(path.read_text().splitlines()) >= num_steps:
+        if logged_steps(workdir) >= num_steps:
             return
         time.sleep(0.02)
     raise AssertionError(f"training ended before step {num_steps}:\n{process.communicate()[0]}")
@@ -74,8 +78,9 @@ def kill_at_random_moments(folder: Path, num_kills: int, seed: int) -> None:
     moments = random.Random(seed)
     done = 0
     for _ in range(num_kills):
+        before = logged_steps(workdir)  # a killed run may have logged more than it saved
         process = start(config, workdir)
-        wait_for_steps(process, workdir, done + 3)
+        wait_for_steps(process, workdir, before + 2)
         time.sleep(moments.uniform(0.0, 0.3))
         process.kill()
         output = process.communicate()[0]
@@ -83,8 +88,9 @@ def kill_at_random_moments(folder: Path, num_kills: int, seed: int) -> None:
         saved = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
         assert saved, output
         done = max(saved)
+    before = logged_steps(workdir)
     process = start(config, workdir)
-    wait_for_steps(process, workdir, done + 1)
+    wait_for_steps(process, workdir, before + 2)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
