@@ -1,0 +1,250 @@
+"""What is said of a wrong configuration: the key, the value, what is allowed."""
+
+import re
+
+import pytest
+
+from jaxalign.config import ConfigError, parse_config
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Valid plain settings."""
+    return tiny.run_settings(tmp_path_factory.mktemp("run"))
+
+
+def error_of(settings, *, without=(), **sections) -> str:
+    """The message about these settings with sections laid over them (`loss` is replaced)."""
+    changed = {name: part for name, part in settings.items() if name not in without}
+    for name, part in sections.items():
+        keep = name != "loss" and isinstance(part, dict)
+        changed[name] = {**changed.get(name, {}), **part} if keep else part
+    with pytest.raises(ConfigError) as error:
+        parse_config(changed, "run.yaml")
+    assert str(error.value).startswith("run.yaml:\n  ")
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"optimzer": {}}, "optimzer: unknown key; did you mean optimizer?"),
+        (
+            {"optimizer": {"learning_rat": 1e-6}},
+            "optimizer.learning_rat: unknown key; did you mean learning_rate?",
+        ),
+        (
+            {"adaptive": {"margin": {"step": 0.1}}},
+            "adaptive.margin.step: unknown key; did you mean step_size?",
+        ),
+        ({"model": {"lora": {"ranks": 4}}}, "model.lora.ranks: unknown key; did you mean rank?"),
+        ({"logging": {"wandb": True}}, "logging.wandb: unknown key; known here: tensorboard"),
+        (
+            {"data": {"train": [{"format": "plain", "pth": "a.jsonl"}]}},
+            "data.train.0.pth: unknown key; did you mean path?",
+        ),
+        ({"loss": {"name": "dpo", "bta": 0.1}}, "loss.bta: unknown key; did you mean beta?"),
+        ({"loss": {"name": "dpo", "gamma": 1}}, "loss.gamma: unknown key; known here: beta, name"),
+    ],
+)
+def test_unknown_key_suggests_the_nearest_known_one(settings, sections, message):
+    assert message in error_of(settings, **sections)
+
+
+@pytest.mark.parametrize(
+    ("loss", "owners"),
+    [
+        ({"name": "dpo", "delta": 1.0}, "delta: unknown key of this loss; it is an option of safe_dpo"),
+        (
+            {"name": "b_dpo", "margin_reduce": "max"},
+            "margin_reduce: unknown key of this loss; it is an option of cat_dpo, cat_b_dpo",
+        ),
+    ],
+)
+def test_option_of_another_loss_names_that_loss(settings, loss, owners):
+    message = error_of(settings, loss=loss).removeprefix("run.yaml:\n  ")
+    owner, expected = message.rpartition("option of ")[2], owners.rpartition("option of ")[2]
+    assert message.startswith("loss." + owners.rpartition("option of ")[0])
+    assert sorted(owner.split(", ")) == sorted(expected.split(", "))
+
+
+@pytest.mark.parametrize("section", ["model", "data", "loss", "train"])
+def test_missing_section_is_named(settings, section):
+    assert f"{section}: missing, and it has no default" in error_of(settings, without=[section])
+
+
+def test_missing_option_is_named(settings):
+    assert "model.path: missing, and it has no default" in error_of({**settings, "model": {}})
+
+
+def test_loss_without_a_name_lists_the_names(settings):
+    message = error_of(settings, loss={"beta": 0.1})
+    assert "loss.name: missing; one of dpo, safe_dpo, cat_dpo, b_dpo, cat_b_dpo" in message
+
+
+def test_unknown_loss_lists_the_names(settings):
+    message = error_of(settings, loss={"name": "orpo"})
+    assert "'orpo'" in message
+    assert all(name in message for name in ("'dpo'", "'safe_dpo'", "'cat_dpo'", "'b_dpo'", "'cat_b_dpo'"))
+
+
+@pytest.mark.parametrize(
+    ("sections", "key", "shown"),
+    [
+        ({"train": {"batch_size": "many"}}, "train.batch_size", "got 'many'"),
+        ({"train": {"batch_size": 0}}, "train.batch_size", "greater than or equal to 1, got 0"),
+        ({"train": {"batch_size": 1.5}}, "train.batch_size", "got 1.5"),
+        ({"optimizer": {"learning_rate": -1.0}}, "optimizer.learning_rate", "greater than 0, got -1.0"),
+        ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate", "finite number, got nan"),
+        ({"model": {"dtype": "float16"}}, "model.dtype", "'float32' or 'bfloat16', got 'float16'"),
+        ({"logging": {"tensorboard": "maybe"}}, "logging.tensorboard", "got 'maybe'"),
+        ({"loss": {"name": "dpo", "beta": "x"}}, "loss.beta", "got 'x'"),
+        ({"train": 3}, "train", "got 3"),
+        ({"mesh": {"fsdp": "all"}}, "mesh.fsdp", "got 'all'"),
+        ({"reference": {"mode": "cached"}}, "reference.mode", "got 'cached'"),
+        ({"adaptive": {"violation": {"temperature": 0.0}}}, "adaptive.violation.temperature", "got 0.0"),
+    ],
+)
+def test_wrong_value_is_shown_with_its_key_and_what_is_allowed(settings, sections, key, shown):
+    message = error_of(settings, **sections)
+    assert re.search(rf"^  {re.escape(key)}[.:]", message, re.M), message
+    assert shown in message
+
+
+def test_error_within_a_list_is_not_followed_by_one_about_the_list(settings):
+    message = error_of(settings, data={"train": [{"format": "plain", "path": "a.jsonl", "viw": "better"}]})
+    assert message == "run.yaml:\n  data.train.0.viw: unknown key; did you mean view?"
+
+
+def test_empty_list_is_an_error_of_its_own(settings):
+    assert "data.train: Tuple should have at least 1 item" in error_of(settings, data={"train": []})
+
+
+def test_every_wrong_key_is_listed_at_once(settings):
+    message = error_of(settings, train={"batch_size": 0}, optimizer={"b1": 2.0}, optimzer={})
+    assert len(message.splitlines()) == 4
+    for key in ("train.batch_size", "optimizer.b1", "optimzer"):
+        assert f"  {key}:" in message
+
+
+@pytest.mark.parametrize(
+    ("loss", "section", "options"),
+    [
+        ("dpo", "margin", {"initial": 0.5}),
+        ("safe_dpo", "margin", {"step_size": 0.2}),
+        ("b_dpo", "margin", {"initial": 0.5}),
+        ("dpo", "balance", {"weights": "none"}),
+        ("cat_dpo", "balance", {"scale": 2.0}),
+    ],
+)
+def test_adaptive_section_that_the_loss_does_not_read_is_refused(settings, loss, section, options):
+    message = error_of(settings, loss={"name": loss}, adaptive={section: options})
+    assert f"adaptive.{section} has no effect with loss {loss}; remove it" in message
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "message"),
+    [
+        (
+            "margin",
+            {"initial": 3.0},
+            "adaptive.margin.initial=3.0 is not between minimum=0.0 and maximum=2.0",
+        ),
+        ("margin", {"ema_rate": 0.0}, "adaptive.margin.ema_rate=0.0 must be above 0"),
+        ("margin", {"target_rate": 1.5}, "adaptive.margin.target_rate=1.5 must lie between 0 and 1"),
+        ("margin", {"update": "multiplicative"}, "minimum=0.0 must be positive for update='multiplicative'"),
+        ("balance", {"weights": "softmax"}, "adaptive.balance.temperature=None with weights='softmax'"),
+        ("balance", {"alpha": 0.5}, "adaptive.balance.alpha=0.5 with weights='ratio'"),
+        ("balance", {"maximum_scale": 4.0}, "maximum_scale=4.0 has no effect on a constant scale"),
+    ],
+)
+def test_options_of_the_rules_are_checked_and_named(settings, section, options, message):
+    assert message in error_of(settings, adaptive={section: options})
+
+
+def test_target_rate_by_category_follows_the_order_of_the_categories(settings):
+    rates = {"Privacy Violation": 0.2, "default": 0.1, "Drugs": 0.01}
+    config = parse_config(settings | {"adaptive": {"margin": {"target_rate": rates}}}, "test")
+    assert config.make_objective().margin_config.target_rate == (0.1, 0.01, 0.2)
+
+
+def test_target_rate_for_every_category_needs_no_default(settings):
+    rates = dict.fromkeys(tiny.CATEGORIES, 0.3)
+    config = parse_config(settings | {"adaptive": {"margin": {"target_rate": rates}}}, "test")
+    assert config.make_objective().margin_config.target_rate == (0.3, 0.3, 0.3)
+
+
+def test_target_rate_of_an_unknown_category_lists_the_known_ones(settings):
+    message = error_of(settings, adaptive={"margin": {"target_rate": {"Violense": 0.1, "default": 0.1}}})
+    assert "adaptive.margin.target_rate names unknown categories ['Violense']; known: ['Drugs'" in message
+
+
+def test_target_rate_that_leaves_categories_out_names_them(settings):
+    message = error_of(settings, adaptive={"margin": {"target_rate": {"Violence": 0.1}}})
+    assert (
+        "adaptive.margin.target_rate lacks ['Drugs', 'Privacy Violation']; add them or a `default`" in message
+    )
+
+
+def test_reference_without_adapter_cannot_be_the_adapter_base(settings):
+    message = error_of(settings, reference={"mode": "adapter_base"})
+    assert "reference.mode adapter_base needs model.lora; use precomputed or online" in message
+
+
+def test_evaluation_without_held_out_data_is_refused(settings):
+    message = error_of(settings, data={"heldout": []}, evaluation={"every_steps": 2})
+    assert "evaluation has no effect without data.heldout or data.heldout_fraction" in message
+
+
+@pytest.mark.parametrize("lengths", [{}, {"num_epochs": 2, "num_steps": 5}])
+def test_length_of_the_run_is_given_exactly_once(settings, lengths):
+    message = error_of(settings | {"train": {"batch_size": 8}}, train=lengths)
+    assert "train: give exactly one of train.num_steps and train.num_epochs" in message
+
+
+def test_batch_that_micro_batches_do_not_divide_is_refused(settings):
+    message = error_of(settings, train={"batch_size": 8, "num_micro_batches": 3})
+    assert "batch_size=8 is not divisible by num_micro_batches=3" in message
+
+
+def test_keys_that_are_no_text_are_refused(settings):
+    assert "7" in error_of({**settings, 7: {}})
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"train": {"batch_size": 100, "num_steps": 1}, "mesh": {"data": 4, "fsdp": 8}},
+            "train.batch_size / train.num_micro_batches = 100 is not divisible by data * fsdp = 32; "
+            "nearest: 96 or 128",
+        ),
+        (
+            {
+                "train": {"batch_size": 12, "num_micro_batches": 2, "num_steps": 1},
+                "mesh": {"fsdp": 32, "data": 1},
+            },
+            "train.batch_size / train.num_micro_batches = 6 is not divisible by data * fsdp = 32; nearest: 32",
+        ),
+        (
+            {"train": {"batch_size": 64, "num_steps": 1}, "mesh": {}, "evaluation": {"batch_size": 40}},
+            "evaluation.batch_size = 40 is not divisible by data * fsdp = 32; nearest: 32 or 64",
+        ),
+        (
+            {"mesh": {"data": 5}},
+            "mesh data=5 * fsdp=1 * tensor=1 needs 5 devices, found 32; change the mesh section",
+        ),
+    ],
+)
+def test_batch_that_does_not_spread_over_the_mesh_names_the_nearest_sizes(settings, sections, message):
+    config = parse_config(settings | sections, "test")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config.check_devices(32)
+
+
+def test_batch_that_spreads_over_the_mesh_passes(settings):
+    train = {"batch_size": 64, "num_micro_batches": 4, "num_steps": 1}
+    config = parse_config(settings | {"train": train, "mesh": {"tensor": 2}}, "test")
+    config.check_devices(32)
+    assert config.micro_batch_size() == 16
