@@ -28,8 +28,14 @@ def parse_config(raw: Mapping[str, Any], origin: str) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        lines = [explain(item) for item in error.errors(include_url=False)]
+        lines = [explain(item) for item in _causes(error.errors(include_url=False))]
         raise ConfigError(f"{origin}:\n  " + "\n  ".join(lines)) from error
+
+
+def _causes(errors: list[Any]) -> list[Any]:
+    """Without the errors of a list that only follow from errors within it."""
+    within = {item["loc"][:end] for item in errors for end in range(len(item["loc"]))}
+    return [item for item in errors if item["type"] != "too_short" or item["loc"] not in within]
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -40,6 +46,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}; save it as UTF-8") from error
     try:
         raw = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -47,14 +55,19 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {type(raw).__name__}")
     base = raw.pop("extends", None)
-    return raw if base is None else _merge(_read(path.parent / base, (*seen, path)), raw)
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends: expected the name of one file, got {base!r}")
+    return _merge(_read(path.parent / base, (*seen, path)), raw)
 
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-6 is a number, and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in own]
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             raise yaml.YAMLError(f"{', '.join(twice)} given twice{node.start_mark}")

@@ -11,36 +11,40 @@ from jaxalign.training.objective import LOSSES
 def explain(item: Any) -> str:
     """One line for one of pydantic's errors."""
     location = [str(part) for part in item["loc"]]
-    if len(location) > 1 and location[0] == "loss" and location[1] in LOSSES:
-        del location[1]
+    of_loss = len(location) > 1 and location[0] == "loss" and location[1] in LOSSES
+    loss = location.pop(1) if of_loss else None
     key = ".".join(location) or "configuration"
     if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_suggestion(location)}"
+        return f"{key}: unknown key{_suggestion(location, loss)}"
     if item["type"] == "missing":
         return f"{key}: missing, and it has no default"
+    if item["type"] == "union_tag_not_found":
+        return f"{key}.name: missing; one of {', '.join(LOSSES)}"
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) else ""
     return f"{key}: {message}{shown}"
 
 
-def _suggestion(location: Sequence[str]) -> str:
-    node: Any = Config.model_json_schema()
-    definitions = node["$defs"]
-    for part in location[:-1]:
-        node = _resolve(node.get("properties", {}).get(part, {}), definitions)
-    known = sorted(node.get("properties", {}))
-    if location[0] == "loss":
-        options = {
-            ref["properties"]["name"]["const"]: ref["properties"] for ref in _loss_schemas(definitions)
-        }
-        owners = [name for name, properties in options.items() if location[-1] in properties]
-        if owners:
-            return f" of this loss; it is an option of {', '.join(owners)}"
+def _suggestion(location: Sequence[str], loss: str | None) -> str:
+    schema = Config.model_json_schema()
+    options = _loss_options(schema["$defs"])
+    owners = [name for name, known in options.items() if loss is not None and location[-1] in known]
+    if owners:
+        return f" of this loss; it is an option of {', '.join(owners)}"
+    known = _keys_beside(location, schema) if loss is None else options[loss]
     close = difflib.get_close_matches(location[-1], known, n=1)
     if close:
         return f"; did you mean {close[0]}?"
     return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _keys_beside(location: Sequence[str], schema: dict[str, Any]) -> list[str]:
+    node = schema
+    for part in location[:-1]:
+        inner = node["items"] if "items" in node else node.get("properties", {}).get(part, {})
+        node = _resolve(inner, schema["$defs"])
+    return sorted(node.get("properties", {}))
 
 
 def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
@@ -50,5 +54,6 @@ def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
     return node
 
 
-def _loss_schemas(definitions: dict[str, Any]) -> list[dict[str, Any]]:
-    return [d for d in definitions.values() if "const" in d.get("properties", {}).get("name", {})]
+def _loss_options(definitions: dict[str, Any]) -> dict[str, list[str]]:
+    properties = [definition.get("properties", {}) for definition in definitions.values()]
+    return {p["name"]["const"]: sorted(p) for p in properties if "const" in p.get("name", {})}

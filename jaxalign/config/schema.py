@@ -3,9 +3,9 @@
 A section is defined beside the code that it steers; only what belongs to no single part is defined here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,8 @@ from jaxalign.training.loop import TrainConfig
 from jaxalign.training.objective import LOSSES, LossConfig, Objective, ViolationConfig
 from jaxalign.training.optimizer import OptimizerConfig
 from jaxalign.training.reference import ReferenceConfig
+
+Rule = TypeVar("Rule", MarginConfig, BalanceConfig)
 
 
 class ConfigError(ValueError):
@@ -88,6 +90,11 @@ class EvaluationConfig(Settings):
     """Held-out figures during training; needs held-out data."""
 
     every_steps: int | None = Field(default=None, ge=1, description="null: only before and after")
+    max_pairs: int | None = Field(
+        default=None,
+        ge=1,
+        description="evaluate a random choice of so many held-out pairs; null: all of them",
+    )
     batch_size: int | None = Field(
         default=None, ge=1, description="pairs at a time; null: a micro-batch of training"
     )
@@ -140,9 +147,9 @@ class Config(Settings):
         if spec.uses_margin:
             options = self.adaptive.margin.model_dump()
             options["target_rate"] = _target_rates(self.adaptive.margin.target_rate, names)
-            margin = MarginConfig(num_categories=len(names), **options)
+            margin = _make_rule("margin", MarginConfig, num_categories=len(names), **options)
         if spec.uses_balance:
-            balance = BalanceConfig(**self.adaptive.balance.model_dump())
+            balance = _make_rule("balance", BalanceConfig, **self.adaptive.balance.model_dump())
         return Objective(self.loss, self.adaptive.violation, len(names), margin, balance)
 
     def micro_batch_size(self) -> int:
@@ -166,6 +173,13 @@ class Config(Settings):
                     f"{name} = {size} is not divisible by data * fsdp = {parts}; nearest: "
                     + " or ".join(str(n) for n in near)
                 )
+
+
+def _make_rule(section: str, config: Callable[..., Rule], **options: Any) -> Rule:
+    try:
+        return config(**options)
+    except ValueError as error:  # begins with the name of the option
+        raise ValueError(f"adaptive.{section}.{error}") from error
 
 
 def _target_rates(target: float | dict[str, float], names: Sequence[str]) -> float | tuple[float, ...]:
