@@ -51,7 +51,15 @@ def preference_report(
     threshold: float,
     step: int | None = None,
 ) -> PreferenceReport:
-    """Report from summed response log-probs [n, 2] of the policy and of the reference, in dataset order."""
+    """Report from summed response log-probs [n, 2] of the policy and of the reference, in dataset order.
+
+    Raises ValueError where there is not one row per pair.
+    """
+    for name, logps in (("policy", policy), ("reference", reference)):
+        if logps.shape != (len(dataset), 2):
+            raise ValueError(
+                f"{name} has shape {logps.shape}, expected {(len(dataset), 2)}: one row per pair"
+            )
     pairs = _pair_figures(policy.astype(np.float64), reference.astype(np.float64), beta, threshold)
     everyone = np.ones(len(policy), bool)
     names: Sequence[str] = dataset.category_names
@@ -80,11 +88,15 @@ def _pair_figures(
     policy: np.ndarray, reference: np.ndarray, beta: float, threshold: float
 ) -> dict[str, np.ndarray]:
     gap = beta * resolved_gap(policy, reference, np)
+    with np.errstate(invalid="ignore"):  # a broken pair stays NaN, and its figures are reported as missing
+        loss = np.logaddexp(0.0, -gap)
     return {
-        "loss": np.logaddexp(0.0, -gap),
+        "loss": loss,
         "accuracy": reward_accuracy(gap, np),
         "reward_gap": gap,
-        "violation_rate": (gap < threshold).astype(np.float64),
+        "violation_rate": np.where(
+            np.isnan(gap), gap, gap < threshold
+        ),  # else a broken pair would pass as safe
         "chosen_logps": policy[:, 0],
         "rejected_logps": policy[:, 1],
     }
@@ -100,7 +112,7 @@ def _spread(
 ) -> dict[str, Any]:
     values = {name: figures[metric] for name, figures in categories.items()}
     array = np.array(list(values.values()))
-    worst = (min if higher_is_better else max)(values, key=lambda name: values[name])
+    worst = list(values)[int(array.argmin() if higher_is_better else array.argmax())]  # NaN is the worst
     return {
         "mean": float(array.mean()),
         "variance": float(array.var()),
