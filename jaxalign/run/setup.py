@@ -15,6 +15,7 @@ from jaxalign.batch import PairBatch
 from jaxalign.config import Config, ConfigError
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.data.loader import PairLoader, padded_length
+from jaxalign.data.ordering import permutation
 from jaxalign.hf.checkpoint import Checkpoint, tokenizer_fingerprint
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.losses import dpo_loss
@@ -98,7 +99,7 @@ def prepare(config: Config, workdir: Path, devices: list[jax.Device] | None = No
     mesh = make_mesh(config.mesh, devices)
     checkpoint = open_checkpoint(config.model.path)
     tokenizer = load_tokenizer(config)
-    data = load_data(config.data, tokenizer)
+    data = _limit_heldout(load_data(config.data, tokenizer), config)
     _check_vocabulary(data, checkpoint, config)
     _check_context(data, checkpoint)
     num_steps = count_steps(config, len(data.train))
@@ -145,6 +146,16 @@ def prepare(config: Config, workdir: Path, devices: list[jax.Device] | None = No
         policy_pass=LogpsPass(policy.logps, mesh, _evaluation_batch(config), show=is_main_process()),
         fingerprints=fingerprints,
     )
+
+
+def _limit_heldout(data: RunData, config: Config) -> RunData:
+    """At most `evaluation.max_pairs` held-out pairs, a choice that depends on `train.seed` alone."""
+    limit = config.evaluation.max_pairs
+    if data.heldout is None or limit is None or limit >= len(data.heldout):
+        return data
+    rows = np.sort(permutation(len(data.heldout), config.train.seed)[:limit])
+    log.info("heldout: evaluating %d of %d pairs (evaluation.max_pairs)", limit, len(data.heldout))
+    return dataclasses.replace(data, heldout=data.heldout.select(rows))
 
 
 def _state_maker(

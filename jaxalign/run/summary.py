@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +18,8 @@ EXPLANATION = (
 
 def print_report(report: PreferenceReport, console: Console) -> None:
     """One row per category, then the spread between categories."""
-    table = Table(title=f"Preference figures of {report.num_pairs} pairs (beta {report.beta})")
+    title = f"Preference figures of {report.num_pairs} pairs (beta {report.beta})"
+    table = Table(title=title, box=SIMPLE_HEAD)
     for name in ("category", "pairs", "loss", "accuracy", "gap", "unsafe"):
         table.add_column(name, justify="left" if name == "category" else "right")
     for name, values in _rows(report):
@@ -55,7 +57,8 @@ def print_training(result: TrainResult, workdir: Path, console: Console) -> None
 def print_verification(report: VerifyReport, console: Console) -> None:
     """Each difference beside its tolerance, and the verdict."""
     limit = report.tolerances
-    table = Table(title=f"{report.num_positions} positions of {report.num_sequences} texts")
+    title = f"{report.num_positions} positions of {report.num_sequences} texts"
+    table = Table(title=title, box=SIMPLE_HEAD)
     for name in ("difference", "measured", "allowed"):
         table.add_column(name, justify="left" if name == "difference" else "right")
     table.add_row("logits, largest", f"{report.max_abs:.2e}", "")
@@ -69,27 +72,39 @@ def print_verification(report: VerifyReport, console: Console) -> None:
 
 
 def _before_after(before: PreferenceReport, after: PreferenceReport) -> Table:
-    table = Table(title=f"Held-out pairs ({after.num_pairs}), before -> after")
-    for name in ("category", "pairs", "accuracy", "gap", "unsafe", "loss"):
-        table.add_column(name, justify="left" if name == "category" else "right")
+    table = Table(title=f"{after.num_pairs} held-out pairs, before and after training", box=SIMPLE_HEAD)
+    for name in (
+        "category",
+        "pairs",
+        "accuracy",
+        "after",
+        "gap",
+        "after",
+        "unsafe",
+        "after",
+        "loss",
+        "after",
+    ):
+        left = name == "category"
+        table.add_column(name, justify="left" if left else "right", no_wrap=not left, style=_style(name))
     start = dict(_rows(before))
     for name, end in _rows(after):
-        first = start[name]
-
-        def moved(
-            metric: str, style: str, first: dict[str, float] = first, end: dict[str, float] = end
-        ) -> str:
-            return f"{first[metric]:{style}} -> {end[metric]:{style}}"
-
-        table.add_row(
-            name,
-            f"{end['pairs']:.0f}",
-            moved("accuracy", ".2f"),
-            moved("reward_gap", "+.3f"),
-            moved("violation_rate", ".2f"),
-            moved("loss", ".3f"),
-        )
+        cells = [
+            f"{values[metric]:{style}}"
+            for metric, style in (
+                ("accuracy", ".2f"),
+                ("reward_gap", "+.2f"),
+                ("violation_rate", ".2f"),
+                ("loss", ".3f"),
+            )
+            for values in (start[name], end)
+        ]
+        table.add_row(name, f"{end['pairs']:.0f}", *cells)
     return table
+
+
+def _style(column: str) -> str | None:
+    return "bold" if column == "after" else None
 
 
 def _rows(report: PreferenceReport) -> list[tuple[str, dict[str, float]]]:

@@ -37,7 +37,9 @@ class TrainResult:
 def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None) -> TrainResult:
     """Train to the last step, from the newest checkpoint in `workdir` if there is one, on all devices unless given."""
     if re.match(r"[a-z0-9]+:/", str(workdir)):
-        raise ConfigError(f"workdir {workdir} is a URL; mount the bucket (such as with gcsfuse) and give its path")
+        raise ConfigError(
+            f"workdir {workdir} is a URL; mount the bucket (such as with gcsfuse) and give its path"
+        )
     workdir = workdir.resolve()
     old = read_manifest(workdir)
     run = prepare(config, workdir, devices)

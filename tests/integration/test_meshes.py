@@ -32,6 +32,7 @@ def settings(folder: Any, mesh: dict[str, int], kind: str, **train: Any) -> dict
         # Plain steps instead of Adam's: those divide by the root of a gradient that may be rounding noise.
         optimizer={"eps": 1e-3},
         adaptive={"violation": {"threshold": 0.3}},
+        reference={"cache_dir": str(folder.parent / "reference")},  # the same for all meshes
     )
 
 
