@@ -12,6 +12,7 @@ from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.data.encoder import Encoder
 from jaxalign.data.schema import DataError, Pair
 from jaxalign.data.settings import DataConfig
+from jaxalign.progress import Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,13 +43,15 @@ def tokenize_pairs(
     encoder = Encoder(tokenizer, config)
     skipped: list[DataError] = []
     rows = []
-    for row in _rows(pairs, encoder):
-        if isinstance(row, _Row):
-            rows.append(row)
-        elif config.on_error == "raise":
-            raise row
-        else:
-            skipped.append(row)
+    with Stage("tokenize", len(pairs)) as stage:
+        for row in _rows(pairs, encoder):
+            stage.advance()
+            if isinstance(row, _Row):
+                rows.append(row)
+            elif config.on_error == "raise":
+                raise row
+            else:
+                skipped.append(row)
     if not rows:
         raise DataError(
             "no pairs left",

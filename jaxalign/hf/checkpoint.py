@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxalign.hf.mapping import TENSOR_TABLES, TensorMismatchError, TensorPlace, check_tensors, tensor_places
 from jaxalign.models.config import DecoderConfig
+from jaxalign.progress import Stage
 
 Bounds = tuple[tuple[int, int], ...]  # first and one past the last index, per dimension
 
@@ -61,20 +62,24 @@ class Checkpoint:
         leaves = flatten_dict(abstract_params)
         placement = flatten_dict(shardings) if shardings is not None else {}
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        params = {
-            path: _load(
-                self.source, list(group), leaves[path].shape, placement.get(path, device), param_dtype
-            )
-            for path, group in groupby(places, key=lambda place: place.path)
-        }
+        params = {}
+        with Stage("load the model", len(leaves), enabled=jax.process_index() == 0) as stage:
+            for path, group in groupby(places, key=lambda place: place.path):
+                sharding = placement.get(path, device)
+                params[path] = _load(self.source, list(group), leaves[path].shape, sharding, param_dtype)
+                stage.advance()
         return unflatten_dict(params)
 
     def fingerprint(self) -> str:
         """SHA-256 over the configuration and the contents of all weight files."""
         digest = hashlib.sha256(json.dumps(self.hf_config, sort_keys=True).encode())
-        for file in self.weight_files:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        with Stage(
+            "fingerprint of the weights", len(self.weight_files), enabled=jax.process_index() == 0
+        ) as stage:
+            for file in self.weight_files:
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+                stage.advance()
         return digest.hexdigest()
 
     def tokenizer_fingerprint(self) -> str:

@@ -24,6 +24,7 @@ from jaxalign.hf.staging import staged_directory
 from jaxalign.models.config import decoder_config_from_hf
 from jaxalign.models.functional import build_decoder
 from jaxalign.models.lora import LoraConfig
+from jaxalign.progress import Stage
 
 ExportDtype = Literal["bf16", "f32"]
 _DTYPES: dict[str, np.dtype] = {"bf16": np.dtype(ml_dtypes.bfloat16), "f32": np.dtype(np.float32)}
@@ -55,9 +56,13 @@ def export_model(
     )
     config = _exported_config(hf_config, _DTYPES[dtype].name)
     stops = _exported_generation_config(hf_config, generation_config, tokenizer)
-    with _staged(directory, overwrite) as folder:
+    stage = Stage("export", sum(map(len, files.values())), enabled=jax.process_index() == 0)
+    with _staged(directory, overwrite) as folder, stage:
         for file, places in files.items():
-            tensors = {place.name: gatherer.tensor(place, _DTYPES[dtype]) for place in places}
+            tensors = {}
+            for place in places:
+                tensors[place.name] = gatherer.tensor(place, _DTYPES[dtype])
+                stage.advance()
             if folder is not None:
                 save_file(tensors, folder / file, metadata={"format": "pt"})
         if folder is not None:

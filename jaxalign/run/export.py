@@ -88,8 +88,14 @@ def _card(model: LoadedModel, config: Config, workdir: Path, adapter: bool) -> s
         title=workdir.resolve().name,
         method=config.loss.name,
         data=sources,
-        base_model=model.checkpoint.hf_config.get("_name_or_path") or config.model.path.name,
+        base_model=_base_name(model, config),
         settings={name: value for name, value in settings.items() if value is not None},
         categories=figures,
         adapter=adapter,
     )
+
+
+def _base_name(model: LoadedModel, config: Config) -> str:
+    """The name that the base model goes by; never a path of this machine."""
+    name = model.checkpoint.hf_config.get("_name_or_path") or ""
+    return name if name and not Path(name).is_absolute() else config.model.path.name

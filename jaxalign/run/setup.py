@@ -224,7 +224,8 @@ def _with_references(
 
 def check_start(run: Run, state: TrainState) -> None:
     """Before the first step, plain DPO of the unchanged policy is ln 2, or policy and reference differ."""
-    host_batch = run.loader().batch(0)
+    # No more pairs than training has on the devices at a time.
+    host_batch = jax.tree.map(lambda x: x[: run.config.micro_batch_size()], run.loader().batch(0))
     batch = run.place(host_batch)
     logps = jax.jit(run.policy.logps, out_shardings=replicated(run.mesh))(state.params, run.frozen, batch)
     reference_fn = run.policy.reference_fn(run.config.reference.mode)

@@ -42,16 +42,17 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
         )
     workdir = workdir.resolve()
     old = read_manifest(workdir)
+    checkpoints = workdir / "checkpoints"
+    if old is None and checkpoints.exists() and any(checkpoints.iterdir()):
+        raise ConfigError(f"{workdir} has checkpoints but no manifest.json; use another --workdir")
     run = prepare(config, workdir, devices)
     manifest = make_manifest(config, run.fingerprints)
     if old is not None:
         check_same_run(old, manifest, workdir)
-    elif (workdir / "checkpoints").exists() and any((workdir / "checkpoints").iterdir()):
-        raise ConfigError(f"{workdir} has checkpoints but no manifest.json; use another --workdir")
     if is_main_process():
         write_json(workdir / "manifest.json", manifest)
         (workdir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    with Checkpointer(workdir / "checkpoints", config.checkpoint.keep) as checkpointer:
+    with Checkpointer(checkpoints, config.checkpoint.keep) as checkpointer:
         state = _start(run, checkpointer)
         before = _report_before(run, state, workdir)
         state, finished = _run_loop(run, state, checkpointer, workdir)

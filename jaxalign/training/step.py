@@ -50,7 +50,8 @@ def make_train_step(
     def micro_loss(
         params: Any, state: TrainState, frozen: Any, batch: PairBatch, num_pairs: jax.Array
     ) -> tuple[jax.Array, tuple[StepSums, AdaptiveStats]]:
-        policy = policy_logps(params, frozen, batch)
+        # Padding is cut off here, so that nothing it holds can reach the gradient, not even as 0 * NaN.
+        policy = jnp.where(batch.weight[:, None] > 0, policy_logps(params, frozen, batch), 0.0)
         reference = jax.lax.stop_gradient(reference_logps(frozen, batch))
         terms = objective.terms(policy, reference, batch, state.margin, state.balance)
         sums = pair_sums(terms, policy, batch)

@@ -87,6 +87,10 @@ def test_number_in_any_notation_is_a_float(file, text):
     assert load_config(write(file, plain)).optimizer.learning_rate == pytest.approx(1e-6)
 
 
+def test_whole_number_may_have_an_exponent(file):
+    assert load_config(file, ["train.num_steps=1e3"]).train.num_steps == 1000
+
+
 @pytest.mark.parametrize("text", ["1e", "e-6", "1e-6x", "model-1e-6"])
 def test_text_that_only_looks_like_a_number_stays_text(file, text):
     assert str(load_config(file, [f"model.path={text}"]).model.path) == text
