@@ -86,6 +86,17 @@ def test_stop_and_resume_is_exact(
         assert report == json.loads((uninterrupted / "evaluation" / f"{name}.json").read_text())
 
 
+def test_resume_on_another_mesh(
+    settings: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_until(3, settings, tmp_path, monkeypatch)
+    spread = {**settings, "mesh": {"data": 2, "fsdp": 2, "tensor": 2}}
+    assert train(parse_config(spread, "test"), tmp_path).finished
+    for line, expected in zip(metrics(tmp_path), metrics(uninterrupted), strict=True):
+        assert line.keys() == expected.keys()
+        np.testing.assert_allclose(line["loss"], expected["loss"], rtol=1e-4)
+
+
 def test_finished_run_only_reports_again(settings: Any, uninterrupted: Path) -> None:
     before = metrics(uninterrupted)
     result = train(parse_config(settings, "test"), uninterrupted, jax.devices()[:1])
