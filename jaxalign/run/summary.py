@@ -72,39 +72,20 @@ def print_verification(report: VerifyReport, console: Console) -> None:
 
 
 def _before_after(before: PreferenceReport, after: PreferenceReport) -> Table:
-    table = Table(title=f"{after.num_pairs} held-out pairs, before and after training", box=SIMPLE_HEAD)
-    for name in (
-        "category",
-        "pairs",
-        "accuracy",
-        "after",
-        "gap",
-        "after",
-        "unsafe",
-        "after",
-        "loss",
-        "after",
-    ):
-        left = name == "category"
-        table.add_column(name, justify="left" if left else "right", no_wrap=not left, style=_style(name))
+    title = f"{after.num_pairs} held-out pairs, before and after training"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("category", min_width=20)
+    for name in ("pairs", "accuracy", "after", "gap", "after", "unsafe", "after"):
+        table.add_column(name, justify="right", style="bold" if name == "after" else None)
     start = dict(_rows(before))
     for name, end in _rows(after):
         cells = [
             f"{values[metric]:{style}}"
-            for metric, style in (
-                ("accuracy", ".2f"),
-                ("reward_gap", "+.2f"),
-                ("violation_rate", ".2f"),
-                ("loss", ".3f"),
-            )
+            for metric, style in (("accuracy", ".2f"), ("reward_gap", "+.2f"), ("violation_rate", ".2f"))
             for values in (start[name], end)
         ]
         table.add_row(name, f"{end['pairs']:.0f}", *cells)
     return table
-
-
-def _style(column: str) -> str | None:
-    return "bold" if column == "after" else None
 
 
 def _rows(report: PreferenceReport) -> list[tuple[str, dict[str, float]]]:
