@@ -101,7 +101,7 @@ def pad_batch(dataset: TokenizedDataset, index: np.ndarray, length: int) -> Pair
         chosen_unsafe=dataset.chosen_unsafe[index] * weight,
         rejected_unsafe=dataset.rejected_unsafe[index] * weight,
         weight=weight,
-        reference_logps=reference_logps[index] * weight[:, None],
-        mi=mi[index] * weight[:, None],
+        reference_logps=np.where(weight[:, None] > 0, reference_logps[index], 0.0).astype(np.float32),
+        mi=np.where(weight[:, None] > 0, mi[index], 0.0).astype(np.float32),
         index=index,
     )
