@@ -27,6 +27,7 @@ Overrides = Annotated[
 
 def main() -> None:
     """Entry point. Errors that a user can mend are one message and status 2, without a traceback."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is missing is no news
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("jaxalign").setLevel(logging.INFO)
     try:

@@ -43,8 +43,12 @@ class Stage:
         self._completed += amount
         if self._bar is not None:
             self._bar.update(self._task, completed=self._completed, text=text)
-        elif self._enabled and time.monotonic() - self._logged >= LOG_SECONDS:
+        elif self._enabled and self._due():
             self._log(text)
+
+    def _due(self) -> bool:
+        # The last line is that of the end.
+        return self._completed < self._total and time.monotonic() - self._logged >= LOG_SECONDS
 
     def _log(self, text: str) -> None:
         self._logged = time.monotonic()

@@ -28,7 +28,7 @@ def parse_config(raw: Mapping[str, Any], origin: str) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        lines = [explain(item) for item in _causes(error.errors(include_url=False))]
+        lines = explain(_causes(error.errors(include_url=False)))
         raise ConfigError(f"{origin}:\n  " + "\n  ".join(lines)) from error
 
 

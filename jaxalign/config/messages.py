@@ -1,29 +1,42 @@
 """What a validation error says: the key, what was given, what is allowed, and the nearest known name."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from jaxalign.config.schema import Config
 from jaxalign.training.objective import LOSSES
 
+UNION_MEMBER = re.compile(r"int|float|str|(literal|tuple|dict|constrained-)\W.*")
 
-def explain(item: Any) -> str:
-    """One line for one of pydantic's errors."""
+
+def explain(errors: Sequence[Any]) -> list[str]:
+    """One line for each key that pydantic complains of; the alternatives of a union are joined by "or"."""
+    messages: dict[str, list[str]] = {}
+    for item in errors:
+        key, message = _explain_one(item)
+        messages.setdefault(key, []).append(message)
+    return [f"{key}: {' or '.join(found)}" for key, found in messages.items()]
+
+
+def _explain_one(item: Any) -> tuple[str, str]:
     location = [str(part) for part in item["loc"]]
     of_loss = len(location) > 1 and location[0] == "loss" and location[1] in LOSSES
     loss = location.pop(1) if of_loss else None
+    if location and UNION_MEMBER.fullmatch(location[-1]):
+        location.pop()
     key = ".".join(location) or "configuration"
     if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_suggestion(location, loss)}"
+        return key, f"unknown key{_suggestion(location, loss)}"
     if item["type"] == "missing":
-        return f"{key}: missing, and it has no default"
+        return key, "missing, and it has no default"
     if item["type"] == "union_tag_not_found":
-        return f"{key}.name: missing; one of {', '.join(LOSSES)}"
+        return f"{key}.name", f"missing; one of {', '.join(LOSSES)}"
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) else ""
-    return f"{key}: {message}{shown}"
+    return key, f"{message}{shown}"
 
 
 def _suggestion(location: Sequence[str], loss: str | None) -> str:

@@ -26,16 +26,17 @@ def print_report(report: PreferenceReport, console: Console) -> None:
         table.add_row(
             name,
             f"{values['pairs']:.0f}",
-            f"{values['loss']:.4f}",
-            f"{values['accuracy']:.3f}",
-            f"{values['reward_gap']:+.3f}",
-            f"{values['violation_rate']:.3f}",
+            _cell(values["loss"], ".4f"),
+            _cell(values["accuracy"], ".3f"),
+            _cell(values["reward_gap"], "+.3f"),
+            _cell(values["violation_rate"], ".3f"),
         )
     console.print(table)
     for metric, spread in report.spread.items():
         console.print(
-            f"{metric} over categories: mean {spread['mean']:.3f}, variance {spread['variance']:.4f}, "
-            f"best-to-worst gap {spread['gap']:.3f}, worst {spread['worst_category']} ({spread['worst']:.3f})"
+            f"{metric} over categories: mean {_cell(spread['mean'], '.3f')}, "
+            f"variance {_cell(spread['variance'], '.4f')}, best-to-worst gap {_cell(spread['gap'], '.3f')}, "
+            f"worst {spread['worst_category']} ({_cell(spread['worst'], '.3f')})"
         )
     console.print(EXPLANATION, style="dim")
 
@@ -80,12 +81,16 @@ def _before_after(before: PreferenceReport, after: PreferenceReport) -> Table:
     start = dict(_rows(before))
     for name, end in _rows(after):
         cells = [
-            f"{values[metric]:{style}}"
+            _cell(values[metric], style)
             for metric, style in (("accuracy", ".2f"), ("reward_gap", "+.2f"), ("violation_rate", ".2f"))
             for values in (start[name], end)
         ]
         table.add_row(name, f"{end['pairs']:.0f}", *cells)
     return table
+
+
+def _cell(value: float | None, style: str) -> str:
+    return "-" if value is None else f"{value:{style}}"
 
 
 def _rows(report: PreferenceReport) -> list[tuple[str, dict[str, float]]]:

@@ -37,7 +37,7 @@ class OptimizerConfig(Settings):
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Learning rate by number of updates made: 0 to the peak in `warmup_steps`, then the schedule to the last step."""
+    """Learning rate by number of updates made: up to the peak in `warmup_steps`, then the schedule to the last step."""
     if config.warmup_steps >= num_steps:
         raise ValueError(
             f"optimizer.warmup_steps={config.warmup_steps} leaves nothing of {num_steps} steps; lower it"

@@ -35,11 +35,13 @@ def init_state(
     seed: int,
 ) -> TrainState:
     """The state before the first step."""
+    # Moments of bf16 parameters are float32: a second moment in bf16 does not move by a thousandth of itself.
+    wide = jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
     # Separate buffers: the step donates its state, and a buffer must not be donated twice.
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(wide),
         margin=margin,
         balance=balance,
         rng=jax.random.key_data(jax.random.key(seed)),

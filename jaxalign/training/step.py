@@ -80,11 +80,12 @@ def make_train_step(
 
     def train_step(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[TrainState, StepSums]:
         grads, sums, stats = gradients(state, frozen, batch)
+        # Norm, clipping and moments are float32 also where the parameters are bf16.
+        grads = jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums.loss)
         num_updates = state.step - state.num_skipped
 
-        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counts with floats
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             learning_rate = jnp.asarray(schedule(num_updates), jnp.float32)

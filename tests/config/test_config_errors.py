@@ -248,3 +248,11 @@ def test_batch_that_spreads_over_the_mesh_passes(settings):
     config = parse_config(settings | {"train": train, "mesh": {"tensor": 2}}, "test")
     config.check_devices(32)
     assert config.micro_batch_size() == 16
+
+
+def test_alternatives_of_a_key_are_one_line() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_config({"model": {"path": "m"}, "mesh": {"fsdp": "all"}}, "test")
+    (line,) = [line for line in str(error.value).splitlines() if "mesh" in line]
+    assert line.strip().startswith("mesh.fsdp: Input should be a valid integer")
+    assert "or Input should be 'rest', got 'all'" in line

@@ -12,6 +12,7 @@ from flax import linen
 from jaxalign.training.logps import pair_logps
 from jaxalign.training.metrics import finish
 from jaxalign.training.objective import LOSSES
+from jaxalign.training.optimizer import OptimizerConfig, make_optimizer
 from jaxalign.training.state import init_state
 from jaxalign.training.step import make_train_step, precomputed_reference, split_batch
 from tests.training import toy
@@ -355,3 +356,12 @@ def test_linen_model_trains_through_its_apply_function():
         losses.append(float(sums.loss / sums.pairs))
     assert losses[0] == pytest.approx(np.log(2.0), abs=1e-5)
     assert np.all(np.diff(losses) < 0)
+
+
+def test_moments_of_bf16_parameters_are_float32_and_parameters_stay_bf16() -> None:
+    params = {"kernel": jnp.ones((2, 3), jnp.bfloat16)}
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), lambda _: 1e-2)
+    state = init_state(params, optimizer, None, None, seed=0)
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == (2, 3)]
+    assert [x.dtype for x in moments] == [jnp.float32, jnp.float32]
+    assert state.params["kernel"].dtype == jnp.bfloat16
