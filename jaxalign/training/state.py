@@ -27,6 +27,11 @@ class TrainState:
     num_skipped_in_a_row: jax.Array
 
 
+def widened(tree: Any) -> Any:
+    """The tree with every leaf narrower than float32 (bf16, f16) as float32."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, tree)
+
+
 def init_state(
     params: Any,
     optimizer: optax.GradientTransformation,
@@ -36,12 +41,11 @@ def init_state(
 ) -> TrainState:
     """The state before the first step."""
     # Moments of bf16 parameters are float32: a second moment in bf16 does not move by a thousandth of itself.
-    wide = jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
     # Separate buffers: the step donates its state, and a buffer must not be donated twice.
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer.init(wide),
+        opt_state=optimizer.init(widened(params)),
         margin=margin,
         balance=balance,
         rng=jax.random.key_data(jax.random.key(seed)),

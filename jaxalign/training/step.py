@@ -16,7 +16,7 @@ from jaxalign.batch import PairBatch
 from jaxalign.training.logps import PairLogpsFn
 from jaxalign.training.metrics import StepSums, pair_sums
 from jaxalign.training.objective import AdaptiveStats, Objective
-from jaxalign.training.state import TrainState
+from jaxalign.training.state import TrainState, widened
 
 ReferenceFn = Callable[[Any, PairBatch], jax.Array]
 StepFn = Callable[[TrainState, Any, PairBatch], tuple[TrainState, StepSums]]
@@ -81,21 +81,20 @@ def make_train_step(
     def train_step(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[TrainState, StepSums]:
         grads, sums, stats = gradients(state, frozen, batch)
         # Norm, clipping and moments are float32 also where the parameters are bf16.
-        grads = jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads)
+        grads = widened(grads)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums.loss)
         num_updates = state.step - state.num_skipped
 
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counts with floats
+        with jax.numpy_dtype_promotion(
+            "standard"
+        ):  # optax mixes integer counts with floats, bf16 with float32
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
             learning_rate = jnp.asarray(schedule(num_updates), jnp.float32)
         margin, balance = objective.update(stats, state.margin, state.balance)
         updated = dataclasses.replace(
-            state,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-            margin=margin,
-            balance=balance,
+            state, params=params, opt_state=opt_state, margin=margin, balance=balance
         )
         # A non-finite step changes nothing but the counters; the loop reports it.
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
