@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -49,7 +50,13 @@ def pair_logps(
     chunk_size: int = 128,
     train_head: bool = True,
 ) -> jax.Array:
-    """[B, 2] float32 summed log-probs (nats) of both responses; `hidden_fn(tokens, positions)` gives [N, L, D]."""
+    """[B, 2] float32 summed log-probs (nats) of both responses; `hidden_fn(tokens, positions)` gives [N, L, D].
+
+    Raises AssertionError naming the shapes where the arrays of the batch do not belong together.
+    """
+    chex.assert_shape(batch.tokens, (None, 2, None))
+    chex.assert_tree_shape_prefix(batch, batch.tokens.shape[:1])
+    chex.assert_equal_shape([batch.tokens, batch.response_mask])
     num_pairs, _, length = batch.tokens.shape
     tokens = batch.tokens.reshape(2 * num_pairs, length)
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :], tokens.shape)

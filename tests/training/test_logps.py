@@ -1,5 +1,7 @@
 """Summed response log-probs against a plain dense computation."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from jaxalign.batch import PairBatch
 from jaxalign.training.logps import pair_logps, sum_response_logps
+from tests.training import toy
 
 D, V, L = 5, 11, 10
 # (first, end) of each response: in the middle, up to the last position, one token, all but the first, none
@@ -128,4 +131,12 @@ def test_head_of_another_width_raises_and_names_it():
     with pytest.raises(ValueError, match=r"head: got shape \(6, 11\), expected \[D, V\] with D = 5"):
         pair_logps(
             lambda t, _: jnp.zeros((*t.shape, D)), jnp.zeros((D + 1, V)), make_pairs(), response_length=9
+        )
+
+
+def test_arrays_of_different_batches_are_refused():
+    mixed = dataclasses.replace(toy.make_batch(4), weight=np.ones(3, np.float32))
+    with pytest.raises(AssertionError, match=r"\(4,\)"):
+        pair_logps(
+            lambda tokens, _: jnp.zeros((*tokens.shape, 2)), jnp.zeros((2, 8)), mixed, response_length=4
         )
