@@ -33,8 +33,9 @@ def token_logps(
       [N, L] float32 log-probabilities in nats.
 
     Example:
-      >>> token_logps(jnp.zeros((1, 2, 4)), jnp.ones((4, 8)), jnp.zeros((1, 2), jnp.int32)).round(4).tolist()
-      [[-2.0794, -2.0794]]
+      >>> logps = token_logps(jnp.zeros((1, 2, 4)), jnp.ones((4, 8)), jnp.zeros((1, 2), jnp.int32))
+      >>> [f"{x:.4f}" for x in logps[0].tolist()]  # a uniform distribution over 8 tokens: -log 8
+      ['-2.0794', '-2.0794']
     """
     return _forward(hidden, head, targets, chunk_size, soft_cap, train_head)[0]
 
