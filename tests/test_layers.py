@@ -13,6 +13,7 @@ PACKAGE = Path(jaxalign.__file__).parent
 LAYERS = {
     "arrays": 0,
     "batch": 0,
+    "errors": 0,
     "progress": 0,
     "settings": 0,
     "losses": 1,

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from jaxalign.adaptive import BalanceConfig, MarginConfig
 from jaxalign.data.settings import DataConfig
+from jaxalign.errors import JaxalignError
 from jaxalign.models.lora import LoraConfig
 from jaxalign.parallel import MeshConfig
 from jaxalign.settings import Settings
@@ -23,7 +24,7 @@ from jaxalign.training.reference import ReferenceConfig
 Rule = TypeVar("Rule", MarginConfig, BalanceConfig)
 
 
-class ConfigError(ValueError):
+class ConfigError(JaxalignError, ValueError):
     """A configuration that cannot be run; says the key, what was given and what is allowed."""
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from jaxalign.errors import JaxalignError
+
 PKU_CATEGORIES = (
     "Endangering National Security",
     "Insulting Behavior",
@@ -47,7 +49,7 @@ NO_CATEGORY = "(none)"  # the row of tables for pairs without a category; never 
 IDENTICAL = "identical responses"  # the one reason of errors that tables count by category
 
 
-class DataError(ValueError):
+class DataError(JaxalignError, ValueError):
     """Bad input data, said as where, what was got, what was expected, and the remedy.
 
     `reason` is a short fixed phrase by which reports count; `origin` is "file:row" or the file alone;

@@ -10,11 +10,13 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
+from jaxalign.errors import JaxalignError
+
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
 
 
-class TensorMismatchError(ValueError):
+class TensorMismatchError(JaxalignError, ValueError):
     """Tensors are missing, unexpected or misshapen; the message lists all of them."""
 
 

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jaxalign.errors import JaxalignError
+
 MARKER = "jaxalign_export.json"
 
 
-class ExportError(ValueError):
+class ExportError(JaxalignError, ValueError):
     """An export cannot be written to where it was asked for; nothing was changed there."""
 
 

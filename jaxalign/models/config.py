@@ -8,8 +8,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxalign.errors import JaxalignError
 
-class UnsupportedModelError(ValueError):
+
+class UnsupportedModelError(JaxalignError, ValueError):
     """A checkpoint describes a model that the decoder does not implement."""
 
 

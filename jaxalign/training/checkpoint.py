@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from pydantic import Field
 
+from jaxalign.errors import JaxalignError
 from jaxalign.settings import Settings
 from jaxalign.training.state import TrainState
 
@@ -20,7 +21,7 @@ class CheckpointConfig(Settings):
     keep: int = Field(default=3, ge=1, description="the newest so many are kept")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(JaxalignError, RuntimeError):
     """A checkpoint that cannot be read as this run's state."""
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from jaxalign.batch import PairBatch
 from jaxalign.data.loader import PairLoader
+from jaxalign.errors import JaxalignError
 from jaxalign.progress import Stage
 from jaxalign.settings import Settings
 from jaxalign.training.checkpoint import Checkpointer
@@ -45,7 +46,7 @@ class TrainConfig(Settings):
         return self
 
 
-class DivergedError(RuntimeError):
+class DivergedError(JaxalignError, RuntimeError):
     """Too many non-finite steps in a row."""
 
 

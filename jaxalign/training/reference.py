@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.errors import JaxalignError
 from jaxalign.settings import Settings
 
 BranchLogpsFn = Callable[[TokenizedDataset, str], np.ndarray]
@@ -42,7 +43,7 @@ class ReferenceConfig(Settings):
         return self
 
 
-class ReferenceMismatchError(ValueError):
+class ReferenceMismatchError(JaxalignError, ValueError):
     """A reference file that belongs to another model, tokenizer, data set or setting."""
 
 
