@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from jaxalign import __version__
+from jaxalign.errors import JaxalignError
 
 if TYPE_CHECKING:
     from jaxalign.config import Config
@@ -20,6 +21,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at data, and make the sa
 app.add_typer(data_app, name="data")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, see configs/")]
+Distributed = Annotated[
+    bool, typer.Option("--distributed", help="join the other processes of this job first")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b=value", help="change one setting; may be repeated")
 ]
@@ -41,8 +45,9 @@ def main() -> None:
 
 def _is_users(error: Exception) -> bool:
     """True for errors that jaxalign raises on purpose, and for files that are missing or not readable."""
-    ours = type(error).__module__.startswith("jaxalign.")
-    return ours or isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+    kinds = JaxalignError | FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
+    # The error class of hf.checkpoint has not got the base class yet: until then its module tells.
+    return isinstance(error, kinds) or type(error).__module__ == "jaxalign.hf.checkpoint"
 
 
 @app.callback(invoke_without_command=True)
@@ -62,9 +67,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check configuration, data, mesh and memory, and stop")
     ] = False,
-    distributed: Annotated[
-        bool, typer.Option("--distributed", help="join the other processes of this job first")
-    ] = False,
+    distributed: Distributed = False,
 ) -> None:
     """Train, or resume the run in WORKDIR from its newest checkpoint."""
     settings = _load(config, overrides)
@@ -79,18 +82,12 @@ def train(
         check(settings, Console())
         return
     workdir = workdir or Path("runs") / config.stem
-    if distributed:
-        from jaxalign.parallel import start_processes
-
-        start_processes()
-    from jaxalign.parallel import is_main_process
+    main_process = _join(distributed)
     from jaxalign.run.summary import print_training
     from jaxalign.run.train import train as run_training
 
-    if not is_main_process():
-        logging.getLogger().setLevel(logging.WARNING)
     result = run_training(settings, workdir)
-    if is_main_process():
+    if main_process:
         print_training(result, workdir, Console())
 
 
@@ -109,13 +106,17 @@ def evaluate(
     step: Annotated[int | None, typer.Option(help="checkpoint of the run; default: the newest")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="pairs at a time")] = 16,
     output: Annotated[Path | None, typer.Option(help="write the figures as JSON")] = None,
+    distributed: Distributed = False,
 ) -> None:
     """Held-out preference figures per harm category, with mean, variance, gap and worst category."""
+    main_process = _join(distributed)
     from jaxalign.run.evaluate import evaluate as run_evaluation
     from jaxalign.run.manifest import write_json
     from jaxalign.run.summary import print_report
 
     report = run_evaluation(model, data, split=split, reference=reference, step=step, batch_size=batch_size)
+    if not main_process:
+        return
     print_report(report, Console())
     if output is not None:
         write_json(output, report.as_dict())
@@ -125,13 +126,20 @@ def evaluate(
 def export(
     checkpoint: Annotated[Path, typer.Option(metavar="RUN", help="workdir of a run")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Hugging Face directory to write")],
-    dtype: Annotated[Literal["bf16", "f32"], typer.Option()] = "bf16",
-    adapter: Annotated[bool, typer.Option("--adapter", help="the adapter alone, in PEFT format")] = False,
-    max_shard_size: Annotated[str, typer.Option(help="largest weight file")] = "5GB",
+    dtype: Annotated[
+        Literal["bf16", "f32"] | None, typer.Option(help="of the merged model; default: bf16")
+    ] = None,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="the adapter alone, float32, in PEFT format")
+    ] = False,
+    base_model: Annotated[str | None, typer.Option(help="what an adapter is to be loaded onto")] = None,
+    max_shard_size: Annotated[str | None, typer.Option(help="largest weight file; default: 5GB")] = None,
     step: Annotated[int | None, typer.Option(help="checkpoint of the run; default: the newest")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier export in DIR")] = False,
+    distributed: Distributed = False,
 ) -> None:
     """Write the trained model in Hugging Face format."""
+    _join(distributed)
     from jaxalign.run.export import export as run_export
 
     run_export(
@@ -139,6 +147,7 @@ def export(
         output,
         dtype=dtype,
         adapter=adapter,
+        base_model=base_model,
         max_shard_size=max_shard_size,
         step=step,
         overwrite=overwrite,
@@ -191,6 +200,17 @@ def schema() -> None:
     from jaxalign.config import Config
 
     print(json.dumps(Config.model_json_schema(), indent=2))
+
+
+def _join(distributed: bool) -> bool:
+    """Start jax, with the other processes if there are any; True on the process that prints."""
+    from jaxalign.parallel import is_main_process, start_processes
+
+    if distributed:
+        start_processes()
+    if not is_main_process():
+        logging.getLogger("jaxalign").setLevel(logging.WARNING)
+    return is_main_process()
 
 
 def _load(config: Path, overrides: list[str] | None) -> "Config":

@@ -18,16 +18,16 @@ def model_card(
     method: str,
     data: Sequence[str],
     base_model: str | None = None,
-    base_license: str | None = None,
     settings: Mapping[str, Any] | None = None,
     categories: Mapping[str, Mapping[str, float | int | None]] | None = None,
+    explanation: str = "",
     adapter: bool = False,
 ) -> str:
     """The text of README.md.
 
     `method` is the name of the loss, `data` one line per source, and `categories` maps each category to its
     figures by column name, such as {"violence": {"pairs": 12, "reward accuracy": 0.75}}. A figure that is
-    missing or None is shown as a dash.
+    missing or None is shown as a dash; `explanation` says what the columns mean.
     """
     categories = categories or {}
     columns = list(dict.fromkeys(column for figures in categories.values() for column in figures))
@@ -36,7 +36,7 @@ def model_card(
         summary="An adapter" * adapter
         + "A language model" * (not adapter)
         + " trained for safety preferences.",
-        front_matter=_front_matter(base_model, base_license, adapter),
+        front_matter=_front_matter(base_model, adapter),
         method=method,
         reconstructed=_RECONSTRUCTED.get(method, []),
         version=_version(),
@@ -45,6 +45,7 @@ def model_card(
         data=data,
         categories={name: {c: figures.get(c) for c in columns} for name, figures in categories.items()},
         columns=columns,
+        explanation=explanation,
         adapter=adapter,
     )
 
@@ -57,13 +58,11 @@ def _template() -> Any:
     return environment.get_template("model_card.md.jinja")
 
 
-def _front_matter(base_model: str | None, base_license: str | None, adapter: bool) -> str:
+def _front_matter(base_model: str | None, adapter: bool) -> str:
     """The YAML that a hub reads; a base model is named only if it looks like a hub's owner/name."""
     fields: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
     if base_model is not None and base_model.count("/") == 1 and not base_model.startswith((".", "/", "~")):
         fields["base_model"] = base_model
-    if base_license is not None:
-        fields["license"] = base_license
     return yaml.safe_dump(fields | {"tags": ["jaxalign", "dpo", "safety"]}, sort_keys=False)
 
 

@@ -18,7 +18,7 @@ from jaxalign.run.data import load_data, load_tokenizer
 from jaxalign.run.policy import Policy, longest_response, make_policy
 from jaxalign.run.setup import count_steps
 from jaxalign.training.optimizer import make_optimizer, make_schedule
-from jaxalign.training.state import init_state, state_shardings
+from jaxalign.training.state import init_state, state_shardings, widened
 
 NUM_SHOWN = 3
 GIB = 2**30
@@ -82,7 +82,9 @@ def memory_estimate(
     rows = 2 * config.micro_batch_size() // math.prod(parts)
     return {
         "trained parameters": device_bytes(state.params, placed.params),
-        "gradients": device_bytes(state.params, placed.params),
+        # Gradients add up in float32; micro-batches have one more set of them.
+        "gradients": device_bytes(jax.eval_shape(widened, state.params), placed.params)
+        * (1 if config.train.num_micro_batches == 1 else 2),
         "optimizer state": device_bytes(state.opt_state, placed.opt_state),
         "frozen parameters": frozen,
         "activations (estimate)": _activation_bytes(config, policy, rows, length, tensor),
@@ -90,7 +92,10 @@ def memory_estimate(
 
 
 def _activation_bytes(config: Config, policy: Policy, rows: int, length: int, tensor: int) -> int:
-    """What the backward pass keeps by remat policy, one layer's work, and one chunk of float32 logits, twice."""
+    """What the backward pass keeps by remat policy, one layer's work, two chunks of float32 logits, and the head.
+
+    The head is gathered whole over fsdp; where it trains, so is its float32 gradient.
+    """
     model = policy.decoder.config
     width = 2 if config.model.dtype == "bfloat16" else 4
     tokens = rows * length
@@ -100,7 +105,8 @@ def _activation_bytes(config: Config, policy: Policy, rows: int, length: int, te
     kept = {"full": tokens * model.hidden_size * width, "dots": layer, "none": layer + scores}
     chunk = min(config.model.logps_chunk_size, policy.response_length)
     logits = 2 * rows * chunk * model.vocab_size // tensor * 4
-    return model.num_layers * kept[config.model.remat] + layer + scores + logits
+    head = model.hidden_size * model.vocab_size // tensor * (width if config.model.lora else width + 4)
+    return head + model.num_layers * kept[config.model.remat] + layer + scores + logits
 
 
 def memory_table(config: Config, policy: Policy, num_devices: int, num_steps: int, length: int) -> Table:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-
 from jaxalign.config import Config, ConfigError
 from jaxalign.hf.card import model_card
 from jaxalign.hf.write import export_adapter, export_model
@@ -16,37 +14,54 @@ CARD_COLUMNS = {
     "pairs": "pairs",
     "reward accuracy": "accuracy",
     "reward gap": "reward_gap",
-    "violation rate": "violation_rate",
+    "pairs below threshold": "violation_rate",
 }
+
+EXPLANATION = (
+    "They compare given pairs, not generated answers. Reward gap: {beta} * (log-ratio of chosen - of rejected) "
+    "against the base model; reward accuracy: share of pairs where it is positive, ties counting one half; pairs below "
+    "threshold: share of pairs where it is below {threshold}."
+)
 
 
 def export(
     workdir: Path,
     output: Path,
     *,
-    dtype: Literal["bf16", "f32"],
-    adapter: bool,
-    max_shard_size: str,
-    step: int | None,
-    overwrite: bool,
+    dtype: Literal["bf16", "f32"] | None = None,
+    adapter: bool = False,
+    base_model: str | None = None,
+    max_shard_size: str | None = None,
+    step: int | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Write the merged model, or with `adapter` the adapter alone. Raises ConfigError for what cannot be written."""
+    """Write the merged model, or with `adapter` the adapter alone, to be loaded onto `base_model`.
+
+    Raises ConfigError for what cannot be written.
+    """
     if not is_run(workdir):
         raise ConfigError(f"{workdir} is not the workdir of a run: it has no manifest.json")
-    if adapter and jax.process_count() > 1:
-        raise ConfigError("export --adapter runs in one process")
+    if base_model is not None and not adapter:
+        raise ConfigError("--base-model has an effect with --adapter only; leave it out")
+    if adapter and (dtype is not None or max_shard_size is not None):
+        raise ConfigError("--dtype and --max-shard-size have no effect with --adapter; leave them out")
     model = load_model(workdir, step=step, with_base=not adapter)
     assert model.run is not None  # a run was loaded
     texts = {"tokenizer": load_tokenizer(model.run), "model_card": _card(model, model.run, workdir, adapter)}
     if adapter:
         if model.run.model.lora is None:
             raise ConfigError(f"{workdir} trained all parameters, there is no adapter; leave out --adapter")
+        if base_model is None and model.run.model.path.suffix == ".gguf":
+            raise ConfigError(
+                f"peft cannot load the base {model.run.model.path.name}; give --base-model NAME, the same model in "
+                "Hugging Face format"
+            )
         export_adapter(
             output,
             hf_config=model.checkpoint.hf_config,
             lora_params=model.lora_params,
             lora=model.run.model.lora,
-            base_model=str(model.run.model.path),
+            base_model=base_model or _base_name(model, model.run),
             overwrite=overwrite,
             **texts,
         )
@@ -58,8 +73,8 @@ def export(
         lora_params=model.lora_params,
         lora=model.run.model.lora,
         generation_config=model.checkpoint.generation_config,
-        dtype=dtype,
-        max_shard_size=max_shard_size,
+        dtype=dtype or "bf16",
+        max_shard_size=max_shard_size or "5GB",
         overwrite=overwrite,
         **texts,
     )
@@ -89,6 +104,7 @@ def _card(model: LoadedModel, config: Config, workdir: Path, adapter: bool) -> s
         method=config.loss.name,
         data=sources,
         base_model=_base_name(model, config),
+        explanation=EXPLANATION.format(beta=config.loss.beta, threshold=config.adaptive.violation.threshold),
         settings={name: value for name, value in settings.items() if value is not None},
         categories=figures,
         adapter=adapter,

@@ -10,10 +10,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxalign.config import Config, ConfigError, parse_config
+from jaxalign.config.schema import ModelConfig
 from jaxalign.hf.checkpoint import Checkpoint
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.models.functional import DecoderFns, build_decoder
-from jaxalign.parallel import MeshConfig, make_constrain, make_mesh, tree_shardings
+from jaxalign.parallel import (
+    MeshConfig,
+    agree_on_text,
+    is_main_process,
+    make_constrain,
+    make_mesh,
+    tree_shardings,
+)
 from jaxalign.run.manifest import read_manifest
 from jaxalign.training.checkpoint import Checkpointer
 
@@ -28,7 +36,6 @@ class LoadedModel:
     lora_params: Any
     mesh: Mesh
     run: Config | None
-    manifest: dict[str, Any] | None
     step: int | None
 
 
@@ -38,12 +45,12 @@ def is_run(path: Path) -> bool:
 
 
 def load_model(
-    path: Path, *, step: int | None = None, dtype: str = "float32", with_base: bool = True
+    path: Path, *, step: int | None = None, numerics: ModelConfig | None = None, with_base: bool = True
 ) -> LoadedModel:
     """Load parameters from a run's checkpoint or from a pretrained model.
 
-    `dtype` is that of the computation for pretrained models; a run keeps its own. `with_base=False` leaves out
-    the base of an adapter. Raises ConfigError or CheckpointError.
+    `numerics` gives the dtypes of a pretrained model (float32 without it); a run keeps its own. `with_base=False`
+    leaves out the base of an adapter. Raises ConfigError or CheckpointError.
     """
     mesh = make_mesh(MeshConfig(data=1, fsdp="rest"))
     if is_run(path):
@@ -53,22 +60,28 @@ def load_model(
     checkpoint = open_checkpoint(path)
     decoder = build_decoder(
         checkpoint.config,
-        compute_dtype=jnp.dtype(dtype),
-        param_dtype=jnp.float32,
+        compute_dtype=jnp.dtype(numerics.dtype if numerics else "float32"),
+        param_dtype=jnp.dtype(numerics.param_dtype if numerics else "float32"),
         remat="none",
         constrain=make_constrain(mesh),
     )
-    return LoadedModel(
-        checkpoint, decoder, _pretrained(checkpoint, decoder, mesh), None, mesh, None, None, None
-    )
+    return LoadedModel(checkpoint, decoder, _pretrained(checkpoint, decoder, mesh), None, mesh, None, None)
+
+
+def run_config(path: Path) -> Config | None:
+    """The configuration of the run in `path`, None where there is no run."""
+    manifest = read_manifest(path)
+    return None if manifest is None else parse_config(manifest["config"], f"{path}/manifest.json")
 
 
 def _load_run(workdir: Path, step: int | None, mesh: Mesh, with_base: bool) -> LoadedModel:
     manifest = read_manifest(workdir)
     assert manifest is not None  # is_run
-    config = parse_config(manifest["config"], f"{workdir}/manifest.json")
+    config = run_config(workdir)
+    assert config is not None
     checkpoint = open_checkpoint(config.model.path)
-    if checkpoint.fingerprint() != manifest["fingerprints"]["model"]:
+    fingerprint = agree_on_text(checkpoint.fingerprint() if is_main_process() else "")
+    if fingerprint != manifest["fingerprints"]["model"]:
         raise ConfigError(
             f"{config.model.path} is not the model that {workdir} was trained from: its contents have changed"
         )
@@ -91,9 +104,9 @@ def _load_run(workdir: Path, step: int | None, mesh: Mesh, with_base: bool) -> L
     with Checkpointer(workdir / "checkpoints", keep=None) as checkpointer:
         parts, step = checkpointer.restore_parts({"params": placed}, step)
     if not adapter:
-        return LoadedModel(checkpoint, decoder, parts["params"], None, mesh, config, manifest, step)
+        return LoadedModel(checkpoint, decoder, parts["params"], None, mesh, config, step)
     base = _pretrained(checkpoint, decoder, mesh) if with_base else None
-    return LoadedModel(checkpoint, decoder, base, parts["params"], mesh, config, manifest, step)
+    return LoadedModel(checkpoint, decoder, base, parts["params"], mesh, config, step)
 
 
 def _pretrained(checkpoint: Checkpoint, decoder: DecoderFns, mesh: Mesh) -> Any:

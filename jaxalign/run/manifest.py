@@ -18,7 +18,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"
 # A resumed run may differ in these; anything else would make it another run.
 FREE_ON_RESUME = (
     "mesh",
-    "evaluation",
+    "evaluation.every_steps",
+    "evaluation.batch_size",
     "checkpoint",
     "logging",
     "reference.cache_dir",
@@ -60,6 +61,12 @@ def make_manifest(config: Config, fingerprints: dict[str, Any]) -> dict[str, Any
             "processes": jax.process_count(),
         },
     }
+
+
+def with_resumption(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of the start, with what a resumption ran on added to the list of them."""
+    resumed = {name: value for name, value in new.items() if name != "fingerprints"}
+    return {**old, "resumed": [*old.get("resumed", []), resumed]}
 
 
 def read_manifest(workdir: Path) -> dict[str, Any] | None:

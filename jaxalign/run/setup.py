@@ -20,6 +20,7 @@ from jaxalign.hf.checkpoint import Checkpoint, tokenizer_fingerprint
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.losses import dpo_loss
 from jaxalign.parallel import (
+    agree_on_text,
     batch_sharding,
     is_main_process,
     make_mesh,
@@ -56,7 +57,7 @@ class Run:
     frozen: Any
     step_fn: StepFn
     abstract_state: TrainState
-    new_state: Callable[[], TrainState]
+    new_state: Callable[[], TrainState] | None
     policy_pass: LogpsPass
     fingerprints: dict[str, Any]
 
@@ -89,9 +90,12 @@ def count_steps(config: Config, num_pairs: int) -> int:
     return config.train.num_epochs * -(-num_pairs // config.train.batch_size)
 
 
-def prepare(config: Config, workdir: Path, devices: list[jax.Device] | None = None) -> Run:
+def prepare(
+    config: Config, workdir: Path, devices: list[jax.Device] | None = None, *, resuming: bool = False
+) -> Run:
     """Load model and data, run the reference pass, build the step; on all devices unless some are given.
 
+    A run that is `resuming` from a checkpoint has no `new_state`, and does not keep the base for it.
     Raises ConfigError, DataError, CheckpointError, UnsupportedModelError.
     """
     devices = jax.devices() if devices is None else devices
@@ -119,7 +123,7 @@ def prepare(config: Config, workdir: Path, devices: list[jax.Device] | None = No
     make_state = _state_maker(config, objective, optimizer)
     abstract = jax.eval_shape(make_state, policy.abstract_trainable())
     shardings = state_shardings(abstract, trainable_shardings, optimizer, mesh)
-    frozen, new_state = _frozen_and_start(config, policy, base, make_state, trainable_shardings, shardings)
+    start = _new_state(config, policy, base, make_state, trainable_shardings, shardings)
     step = make_train_step(
         policy.logps,
         policy.reference_fn(config.reference.mode),
@@ -139,10 +143,10 @@ def prepare(config: Config, workdir: Path, devices: list[jax.Device] | None = No
         optimizer=optimizer,
         num_steps=num_steps,
         length=length,
-        frozen=frozen,
+        frozen=_frozen(config, policy, base, resuming=resuming),
         step_fn=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
         abstract_state=_with_shardings(abstract, shardings),
-        new_state=new_state,
+        new_state=None if resuming else start,
         policy_pass=LogpsPass(policy.logps, mesh, _evaluation_batch(config), show=is_main_process()),
         fingerprints=fingerprints,
     )
@@ -168,27 +172,29 @@ def _state_maker(
     return make_state
 
 
-def _frozen_and_start(
+def _new_state(
     config: Config,
     policy: Policy,
     base: Any,
     make_state: Callable[[Any], TrainState],
     trainable_shardings: Any,
     shardings: TrainState,
-) -> tuple[Any, Callable[[], TrainState]]:
-    """The frozen parameters, and a function that makes the first state (once: full training donates the base)."""
+) -> Callable[[], TrainState]:
+    """A function that makes the first state; to be called once, as full training donates the base to it."""
     make = jax.jit(make_state, out_shardings=shardings, donate_argnums=0)
+    if policy.decoder.lora is None:
+        return lambda: make(base)
+    key = jax.random.key(config.train.seed)
+    return lambda: make(jax.device_put(policy.decoder.init_lora(key), trainable_shardings))
+
+
+def _frozen(config: Config, policy: Policy, base: Any, *, resuming: bool) -> Any:
+    """The parameters that do not train: the base of an adapter, or the reference of an online run."""
     if policy.decoder.lora is not None:
-        key = jax.random.key(config.train.seed)
-
-        def with_new_adapter() -> TrainState:
-            return make(jax.device_put(policy.decoder.init_lora(key), trainable_shardings))
-
-        return {"base": base}, with_new_adapter
-    frozen = (
-        {"reference": jax.tree.map(lambda x: x.copy(), base)} if config.reference.mode == "online" else {}
-    )
-    return frozen, lambda: make(base)
+        return {"base": base}
+    if config.reference.mode != "online":
+        return {}
+    return {"reference": base if resuming else jax.tree.map(lambda x: x.copy(), base)}
 
 
 def _with_references(
@@ -214,6 +220,9 @@ def _with_references(
         train = split == "train"
         rows = visited_rows(loader, num_steps) if train else np.arange(len(dataset))
         with_mi = train and LOSSES[config.loss.name].uses_balance  # held-out figures do not read MI
+        if train and not with_mi and config.reference.mode != "precomputed":
+            splits[split] = dataset  # nothing of the pass would be read
+            continue
         ingredients = reference_ingredients(config, fingerprints, split, rows, with_mi=with_mi)
         splits[split] = with_reference(
             config, dataset, rows, split, base, base_pass, ingredients, length=length, cache_dir=cache_dir
@@ -254,7 +263,8 @@ def _with_shardings(abstract: TrainState, shardings: TrainState) -> TrainState:
 
 def _fingerprints(checkpoint: Checkpoint, tokenizer: Any, data: RunData) -> dict[str, Any]:
     return {
-        "model": checkpoint.fingerprint(),
+        # One process hashes all weights; the others would read the same files for nothing.
+        "model": agree_on_text(checkpoint.fingerprint() if is_main_process() else ""),
         "tokenizer": tokenizer_fingerprint(tokenizer),
         **{f"data {split}": dataset.fingerprint() for split, dataset in data.splits.items()},
     }

@@ -13,7 +13,7 @@ import numpy as np
 from jaxalign.config import Config, ConfigError, dump_config
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.parallel import is_main_process
-from jaxalign.run.manifest import check_same_run, make_manifest, read_manifest, write_json
+from jaxalign.run.manifest import check_same_run, make_manifest, read_manifest, with_resumption, write_json
 from jaxalign.run.setup import Run, check_start, prepare
 from jaxalign.training.checkpoint import Checkpointer
 from jaxalign.training.log import MetricsLog
@@ -43,16 +43,17 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
     workdir = workdir.resolve()
     old = read_manifest(workdir)
     checkpoints = workdir / "checkpoints"
-    if old is None and checkpoints.exists() and any(checkpoints.iterdir()):
+    if old is None and checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir()):
         raise ConfigError(f"{workdir} has checkpoints but no manifest.json; use another --workdir")
-    run = prepare(config, workdir, devices)
-    manifest = make_manifest(config, run.fingerprints)
-    if old is not None:
-        check_same_run(old, manifest, workdir)
-    if is_main_process():
-        write_json(workdir / "manifest.json", manifest)
-        (workdir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     with Checkpointer(checkpoints, config.checkpoint.keep) as checkpointer:
+        run = prepare(config, workdir, devices, resuming=checkpointer.latest_step() is not None)
+        manifest = make_manifest(config, run.fingerprints)
+        if old is not None:
+            check_same_run(old, manifest, workdir)
+            manifest = with_resumption(old, manifest)
+        if is_main_process():
+            write_json(workdir / "manifest.json", manifest)
+            (workdir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         state = _start(run, checkpointer)
         before = _report_before(run, state, workdir)
         state, finished = _run_loop(run, state, checkpointer, workdir)
@@ -69,7 +70,7 @@ def _cursor(run: Run) -> dict[str, Any]:
 
 
 def _start(run: Run, checkpointer: Checkpointer) -> TrainState:
-    if checkpointer.latest_step() is None:
+    if run.new_state is not None:
         state = run.new_state()
         check_start(run, state)
         return state

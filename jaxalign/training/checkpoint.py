@@ -33,9 +33,14 @@ class Checkpointer:
     """
 
     def __init__(self, directory: Path, keep: int | None) -> None:
-        """Open or make `directory`; `keep=None` deletes nothing."""
+        """Open or make `directory` for a run that keeps so many; `keep=None` only reads, beside a run at work."""
+        if keep is None and not directory.is_dir():
+            raise CheckpointError(f"no checkpoints: {directory} does not exist; train first")
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            max_to_keep=keep,
+            cleanup_tmp_directories=keep is not None,  # a reader must not touch a save in progress
+            read_only=keep is None,
+            create=keep is not None,
         )
         self._directory = directory.resolve()
         self._manager = ocp.CheckpointManager(self._directory, options=options)

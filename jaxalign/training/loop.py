@@ -101,7 +101,7 @@ def run_loop(
                 figures |= parts.evaluate(state)
             if parts.log is not None:
                 parts.log.write(done, figures)
-            stage.advance(1, _headline(figures))
+            stage.advance(1, _headline(figures, skipped=int(state.num_skipped_in_a_row) > 0))
             _stop_if_diverged(state, sums, figures, parts, schedule)
 
             stop = preemption.requested(done)
@@ -126,14 +126,20 @@ def _figures(state: TrainState, sums: StepSums, parts: LoopParts) -> Figures:
     return figures
 
 
-def _headline(figures: Figures) -> str:
-    loss = figures["loss"]
-    text = "loss not finite, step skipped" if loss is None else f"loss {loss:.4f}"
-    text += f"  accuracy {figures['rewards/accuracies'] or 0.0:.2f}"
+def _headline(figures: Figures, *, skipped: bool) -> str:
+    loss, accuracy = (
+        _shown(figures[name], style) for name, style in (("loss", ".4f"), ("rewards/accuracies", ".2f"))
+    )
+    text = f"loss {loss}  accuracy {accuracy}"
     worst = worst_category(figures)
     if worst is not None:
         text += f"  worst {worst[0]} {worst[1]:.2f} unsafe"
-    return f"{text}  {figures['response_tokens_per_second']:.0f} tokens/s"
+    text += f"  {figures['response_tokens_per_second']:.0f} tokens/s"
+    return f"NOT FINITE, step skipped: {text}" if skipped else text
+
+
+def _shown(value: float | None, style: str) -> str:
+    return "-" if value is None else f"{value:{style}}"
 
 
 def _stop_if_diverged(

@@ -11,7 +11,6 @@ def _card(**changes: object) -> str:
         "method": "cat_b_dpo",
         "data": ["pairs.jsonl: 10 pairs"],
         "base_model": "someone/tiny",
-        "base_license": "apache-2.0",
         "settings": {"beta": 0.1, "steps": 20},
         "categories": {"violence": {"pairs": 12, "reward accuracy": 0.75}, "drugs": {"pairs": 3}},
     }

@@ -124,9 +124,38 @@ def test_pretrained_model_needs_data_and_a_reference(config: Path) -> None:
 def test_export_adapter_is_small_and_export_is_not_overwritten(run: Path) -> None:
     target = run.parent / "adapter"
     succeed("export", "--checkpoint", run, "--output", target, "--adapter")
-    assert json.loads((target / "adapter_config.json").read_text())["r"] == 2
+    adapter = json.loads((target / "adapter_config.json").read_text())
+    assert (adapter["r"], adapter["base_model_name_or_path"]) == (2, "model")
+    for file in target.iterdir():
+        assert str(run.parent).encode() not in file.read_bytes(), f"{file.name} names a path of this machine"
+    useless = command(
+        "export", "--checkpoint", run, "--output", run.parent / "x", "--adapter", "--dtype", "f32"
+    )
+    assert "have no effect with --adapter" in str(useless.exception)
     assert command("export", "--checkpoint", run, "--output", target, "--adapter").exit_code != 0
     succeed("export", "--checkpoint", run, "--output", target, "--adapter", "--overwrite")
+
+
+def test_model_against_itself_gives_ties(config: Path) -> None:
+    model, output = config.parent / "model", config.parent / "itself.json"
+    bf16 = yaml.safe_load(config.read_text())
+    bf16["model"] |= {"dtype": "bfloat16", "param_dtype": "bfloat16"}
+    path = config.parent / "bf16.yaml"
+    path.write_text(yaml.safe_dump(bf16))
+    for settings in (config, path):
+        succeed("evaluate", model, "--data", settings, "--reference", model, "--output", output)
+        overall = json.loads(output.read_text())["overall"]
+        assert (overall["accuracy"], overall["reward_gap"]) == (0.5, 0.0)
+
+
+def test_looking_at_a_run_leaves_a_save_in_progress_alone(run: Path) -> None:
+    unfinished = run / "checkpoints" / "99.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    try:
+        succeed("evaluate", run)
+        assert unfinished.exists()
+    finally:
+        unfinished.rmdir()
 
 
 def test_export_of_something_else_is_refused(tmp_path: Path) -> None:

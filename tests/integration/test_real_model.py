@@ -64,8 +64,7 @@ def test_smollm2_learns_real_pairs_and_its_export_computes_the_same(
     assert lines[-1]["rewards/margins"] > lines[0]["rewards/margins"]
 
     exported = tmp_path / "hf"
-    options = {"adapter": False, "max_shard_size": "200MB", "step": None, "overwrite": False}
-    export(workdir, exported, dtype="f32", **options)
+    export(workdir, exported, dtype="f32", max_shard_size="200MB")
     report = verify(workdir, exported, step=None)
     assert report.passed, report
     assert report.max_response_logps < 1e-3

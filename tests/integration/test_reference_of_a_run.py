@@ -69,7 +69,7 @@ CHANGES = {
     "prompt length": with_setting("data", max_prompt_length=60),
     "response length": with_setting("data", max_response_length=30),
     "dtype": with_setting("model", dtype="bfloat16"),
-    "parameter dtype": with_setting("model", param_dtype="bfloat16"),
+    "parameter dtype": with_setting("model", param_dtype="bfloat16", lora={"rank": 2}),
     "order of the data": with_setting("train", seed=1, num_steps=1),
 }
 HARMLESS = {

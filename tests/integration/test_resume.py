@@ -1,5 +1,6 @@
 """A stopped and resumed run is the uninterrupted run, bit for bit."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,31 @@ def test_finished_run_only_reports_again(settings: Any, uninterrupted: Path) -> 
     assert metrics(uninterrupted) == before
 
 
+def test_resumed_full_training_does_not_keep_the_base(tmp_path: Path) -> None:
+    config = parse_config(tiny.run_settings(tmp_path), "test")
+    fresh = prepare(config, tmp_path / "run", jax.devices()[:1])
+    state = fresh.new_state()
+    shape = state.params["embedding"].shape
+    del fresh
+    gc.collect()
+    started = sum(x.shape == shape for x in jax.live_arrays())
+    resumed = prepare(config, tmp_path / "run", jax.devices()[:1], resuming=True)
+    gc.collect()
+    assert resumed.new_state is None
+    assert sum(x.shape == shape for x in jax.live_arrays()) == started
+
+
+def test_manifest_keeps_the_start_and_lists_resumptions(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_until(1, settings, tmp_path, monkeypatch)
+    first = json.loads((tmp_path / "manifest.json").read_text())
+    train_until(2, settings, tmp_path, monkeypatch)
+    second = json.loads((tmp_path / "manifest.json").read_text())
+    assert {name: second[name] for name in first} == first
+    assert [set(entry) for entry in second["resumed"]] == [set(first) - {"fingerprints"}]
+
+
 def test_changed_settings_are_refused_by_name(settings: Any, uninterrupted: Path) -> None:
     changed = {**settings, "optimizer": {**settings["optimizer"], "learning_rate": 2e-3}}
     with pytest.raises(ConfigError, match=r"optimizer.learning_rate: started with 0.001, now 0.002"):
@@ -130,26 +156,33 @@ def test_damaged_manifest_is_refused(settings: Any, tmp_path: Path) -> None:
         train(parse_config(settings, "test"), tmp_path, jax.devices()[:1])
 
 
-def test_divergence_stops_with_step_and_categories_and_keeps_the_good_checkpoint(
-    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_divergence_stops_with_step_and_categories_and_keeps_the_last_good_checkpoint(
+    settings: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = prepare
 
-    def broken(*arguments: Any) -> Any:
-        run = good(*arguments)
-        run.data.train.reference_logps[8:] = np.nan  # visited in no fixed order: every later batch has some
+    def broken(*arguments: Any, **options: Any) -> Any:
+        run = good(*arguments, **options)
+        seen = np.concatenate([run.loader().indices(step) for step in range(2)])
+        late = np.setdiff1d(np.arange(len(run.data.train)), seen)  # of the third step on
+        run.data.train.reference_logps[late] = np.nan
         return run
 
     monkeypatch.setattr(train_module, "prepare", broken)
-    monkeypatch.setattr(train_module, "check_start", lambda run, state: None)
-    config = parse_config({**settings, "train": {**settings["train"], "max_skipped_in_a_row": 2}}, "test")
     with pytest.raises(
-        DivergedError, match=r"2 steps in a row were not finite, the last is step 2; .*Violence"
+        DivergedError, match=r"2 steps in a row were not finite, the last is step 4; .*Violence"
     ):
-        train(config, tmp_path, jax.devices()[:1])
+        train(parse_config(with_limit(settings, 2), "test"), tmp_path, jax.devices()[:1])
     lines = metrics(tmp_path)
-    assert [line["loss"] for line in lines] == [None, None]
-    assert [line["skipped_steps"] for line in lines] == [1.0, 2.0]
+    assert [line["loss"] is None for line in lines] == [False, False, True, True]
+    assert [line["skipped_steps"] for line in lines] == [0.0, 0.0, 1.0, 2.0]
+    assert lines[:2] == metrics(uninterrupted)[:2]
+    with Checkpointer(tmp_path / "checkpoints", keep=None) as checkpointer:
+        assert checkpointer.latest_step() == 2
+
+
+def with_limit(settings: dict[str, Any], limit: int) -> dict[str, Any]:
+    return {**settings, "train": {**settings["train"], "max_skipped_in_a_row": limit}}
 
 
 def test_wrong_reference_is_caught_at_the_start(
@@ -157,8 +190,8 @@ def test_wrong_reference_is_caught_at_the_start(
 ) -> None:
     good = prepare
 
-    def shifted(*arguments: Any) -> Any:
-        run = good(*arguments)
+    def shifted(*arguments: Any, **options: Any) -> Any:
+        run = good(*arguments, **options)
         run.data.train.reference_logps[:, 0] += 1.0
         return run
 
