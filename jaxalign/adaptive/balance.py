@@ -26,7 +26,8 @@ class BalanceConfig:
 
     Attributes:
       weights: map from mutual information to weights; "none" gives exactly 1.
-      floor: least mutual information of "ratio" and "power" and of the running mean, nats per token.
+      floor: least mutual information of "ratio" and "power", and only there, nats per token; None is 0.01. It
+        also bounds the running mean.
       temperature: of "softmax", and only there, nats per token.
       alpha: exponent of "power", and only there.
       minimum_weight: lower bound of a weight. Where a bound binds, the two weights no longer sum to 2.
@@ -35,11 +36,12 @@ class BalanceConfig:
       scale_by_gradient_weight: use c over the running mean gradient weight instead of c.
       maximum_scale: upper bound of that quotient, and only with it. A larger scale lowers the gradient
         weight, which raises the scale again: without a bound it can grow for ever.
-      ema_rate: share of the newest batch mean in the running means; 1 keeps the newest alone.
+      ema_rate: share of the newest batch mean in the running means; 1 keeps the newest alone. With a constant
+        scale and another map than "power" the means are read by nothing but the log, so it smooths that alone.
     """
 
     weights: Literal["ratio", "softmax", "power", "none"] = "ratio"
-    floor: float = 0.01
+    floor: float | None = None
     temperature: float | None = None
     alpha: float | None = None
     minimum_weight: float = 0.0
@@ -52,15 +54,20 @@ class BalanceConfig:
     def __post_init__(self) -> None:
         if self.weights not in ("ratio", "softmax", "power", "none"):
             raise ValueError(f"weights={self.weights!r} must be 'ratio', 'softmax', 'power' or 'none'")
+        if self.floor is not None and self.weights not in ("ratio", "power"):
+            raise ValueError(
+                f"floor={self.floor} has no effect with weights={self.weights!r}; leave it out or set "
+                "weights='ratio' or 'power'"
+            )
         self._check_option_of_map("temperature", self.temperature, "softmax")
         self._check_option_of_map("alpha", self.alpha, "power")
         if self.temperature is not None and not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be positive")
         if self.alpha is not None and not 0 <= self.alpha < math.inf:
             raise ValueError(f"alpha={self.alpha} must be finite and not negative")
-        for name in ("floor", "scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive and finite")
+        for name, positive in (("floor", self.least_mi), ("scale", self.scale)):
+            if not 0 < positive < math.inf:
+                raise ValueError(f"{name}={positive} must be positive and finite")
         if not 0 <= self.minimum_weight <= 1 <= self.maximum_weight:
             raise ValueError(
                 f"minimum_weight={self.minimum_weight} and maximum_weight={self.maximum_weight} must enclose "
@@ -74,6 +81,11 @@ class BalanceConfig:
         if not 0 < self.ema_rate <= 1:
             raise ValueError(f"ema_rate={self.ema_rate} must be above 0 and at most 1")
         self._check_scale()
+
+    @property
+    def least_mi(self) -> float:
+        """The floor in use, nats per token."""
+        return 0.01 if self.floor is None else self.floor
 
     def _check_option_of_map(self, name: str, option: float | None, weights: str) -> None:
         if (option is not None) != (self.weights == weights):
@@ -122,7 +134,7 @@ class BalanceValue:
     """What the weights and the loss read from the state, scalars.
 
     Attributes:
-      mean_mi: float32, mean mutual information over both branches, at least `floor`; 0 until a pair was seen.
+      mean_mi: float32, mean mutual information over both branches, at least the floor; 0 until a pair was seen.
       scale: float32, factor g of the reward gap; the constant c until a pair was seen.
     """
 
@@ -168,7 +180,7 @@ def balance_rule(config: BalanceConfig) -> AdaptiveRule[BalanceState, BalanceSta
     def value(state: BalanceState) -> BalanceValue:
         state = jax.lax.stop_gradient(state)
         seen = state.num_seen > 0
-        mean_mi = jnp.maximum((state.chosen_mi + state.rejected_mi) / 2, config.floor)
+        mean_mi = jnp.maximum((state.chosen_mi + state.rejected_mi) / 2, config.least_mi)
         scale = jnp.asarray(config.scale, jnp.float32)
         if config.maximum_scale is not None:
             # Dividing by max(weight, c / maximum) bounds the quotient without dividing by 0.
@@ -223,14 +235,14 @@ def balance_weights(
     """
     match config.weights:
         case "ratio":
-            weights = ratio_weights(chosen_mi, rejected_mi, floor=config.floor)
+            weights = ratio_weights(chosen_mi, rejected_mi, floor=config.least_mi)
         case "softmax":
             assert config.temperature is not None  # BalanceConfig has checked it
             weights = softmax_weights(chosen_mi, rejected_mi, temperature=config.temperature)
         case "power":
             assert config.alpha is not None
             weights = power_weights(
-                chosen_mi, rejected_mi, value.mean_mi, alpha=config.alpha, floor=config.floor
+                chosen_mi, rejected_mi, value.mean_mi, alpha=config.alpha, floor=config.least_mi
             )
         case "none":
             ones = jnp.ones_like(matching_floats(chosen_mi=chosen_mi, rejected_mi=rejected_mi)[0])

@@ -1,6 +1,6 @@
 """Adaptive margins per harm category: configuration, state, rule, and the margin of a pair.
 
-The loss that uses the margins lives in `jaxalign.losses`, the violation signal in violation.py.
+The loss that uses the margins lives in `jaxalign.losses`, the violation signal in signals.py.
 """
 
 import dataclasses
@@ -51,6 +51,11 @@ class MarginConfig:
             raise ValueError(
                 f"initial={self.initial} is not between minimum={self.minimum} and maximum={self.maximum}, "
                 "both finite"
+            )
+        if self.minimum == self.maximum:
+            raise ValueError(
+                f"minimum={self.minimum} equals maximum: no update can move that margin; widen the bounds, or use "
+                "the loss safe_dpo, whose margin is the constant delta"
             )
         if not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size={self.step_size} must be positive and finite")

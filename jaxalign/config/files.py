@@ -73,10 +73,17 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"{', '.join(twice)} given twice{node.start_mark}")
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """1e3 is the whole number 1000, which may be a count of steps; 1000.0 is not."""
+        value = self.construct_yaml_float(node)
+        whole = "e" in node.value.lower() and value.is_integer()
+        return int(value) if whole else value
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ A section is defined beside the code that it steers; only what belongs to no sin
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -14,7 +13,7 @@ from jaxalign.data.settings import DataConfig
 from jaxalign.errors import JaxalignError
 from jaxalign.models.lora import LoraConfig
 from jaxalign.parallel import MeshConfig
-from jaxalign.settings import Settings
+from jaxalign.settings import LaxPath, Settings
 from jaxalign.training.checkpoint import CheckpointConfig
 from jaxalign.training.loop import TrainConfig
 from jaxalign.training.objective import LOSSES, LossConfig, Objective, ViolationConfig
@@ -31,8 +30,8 @@ class ConfigError(JaxalignError, ValueError):
 class ModelConfig(Settings):
     """The model to train."""
 
-    path: Path = Field(description="Hugging Face directory with safetensors, or a .gguf file")
-    tokenizer: Path | None = Field(
+    path: LaxPath = Field(description="Hugging Face directory with safetensors, or a .gguf file")
+    tokenizer: LaxPath | None = Field(
         default=None, description="directory of another tokenizer than the model's own"
     )
     dtype: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="of the computation")
@@ -65,7 +64,7 @@ class BalanceSettings(Settings):
     """Weights and scale of B-DPO, see `jaxalign.adaptive.BalanceConfig`."""
 
     weights: Literal["ratio", "softmax", "power", "none"] = "ratio"
-    floor: float = 0.01
+    floor: float | None = None
     temperature: float | None = None
     alpha: float | None = None
     minimum_weight: float = 0.0
@@ -135,6 +134,16 @@ class Config(Settings):
                 raise ValueError(f"adaptive.{section} has no effect with loss {self.loss.name}; remove it")
         if self.reference.mode == "adapter_base" and self.model.lora is None:
             raise ValueError("reference.mode adapter_base needs model.lora; use precomputed or online")
+        if self.reference.file is not None and self.reference.mode != "precomputed" and not spec.uses_balance:
+            raise ValueError(
+                f"reference.file has no effect with reference.mode {self.reference.mode} and loss "
+                f"{self.loss.name}, which reads no mutual information; remove it"
+            )
+        num_steps, warmup_steps = self.train.num_steps, self.optimizer.warmup_steps
+        if num_steps is not None and warmup_steps >= num_steps:
+            raise ValueError(
+                f"optimizer.warmup_steps={warmup_steps} leaves nothing of train.num_steps={num_steps}; lower it"
+            )
         if self.evaluation != EvaluationConfig() and not self.data.has_heldout:
             raise ValueError("evaluation has no effect without data.heldout or data.heldout_fraction")
         self.make_objective()  # the rules check their own options

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
 from jaxalign.data.schema import VOCABULARIES
 from jaxalign.settings import Settings
@@ -76,6 +76,7 @@ class SourceConfig(Settings):
 
 
 CategoryName = Annotated[str, Field(min_length=1, pattern=r"^[^;]+$")]
+CategoryNames = Annotated[tuple[CategoryName, ...], Strict(False)]
 
 
 class DataConfig(Settings):
@@ -89,12 +90,12 @@ class DataConfig(Settings):
     train as under plain DPO.
     """
 
-    train: tuple[SourceConfig, ...] = Field(min_length=1)
-    heldout: tuple[SourceConfig, ...] = ()
+    train: tuple[SourceConfig, ...] = Field(min_length=1, strict=False)
+    heldout: tuple[SourceConfig, ...] = Field((), strict=False)
     heldout_fraction: float | None = Field(
         None, gt=0, lt=1, description="share of prompts held out of `train`, by their first user turn"
     )
-    categories: Literal["pku", "beavertails"] | tuple[CategoryName, ...] = "pku"
+    categories: Literal["pku", "beavertails"] | CategoryNames = "pku"
     on_error: Literal["raise", "skip"] = "raise"
     safety_transform: bool = False
     prompt_format: PromptFormat = "chat"

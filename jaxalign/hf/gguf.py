@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxalign.errors import MissingPackageError
 from jaxalign.hf.checkpoint import Checkpoint, CheckpointError, generation_defaults
 from jaxalign.models.config import DecoderConfig, UnsupportedModelError, decoder_config_to_hf
 
@@ -72,12 +73,12 @@ class GGUFSource:
 def open_gguf(path: Path) -> Checkpoint:
     """Open a .gguf file of the llama architecture.
 
-    Raises ModuleNotFoundError without the package `gguf`, UnsupportedModelError for what is not implemented.
+    Raises MissingPackageError without the package `gguf`, UnsupportedModelError for what is not implemented.
     """
     try:
         import gguf
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"reading {path} needs a package: pip install 'jaxalign[gguf]'") from error
+        raise MissingPackageError(f"reading {path} needs a package: pip install 'jaxalign[gguf]'") from error
     try:
         reader = gguf.GGUFReader(path)
     except ValueError as error:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxalign.errors import MissingPackageError
 from jaxalign.hf.checkpoint import Checkpoint, CheckpointError
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.models.functional import DecoderFns, unconstrained
@@ -74,7 +75,7 @@ def verify_export(
     """Compare the decoder on `params` with the model that transformers loads from `directory`.
 
     `sequences` are token ids [L], `response_masks` [L] are True at the tokens whose log-probs are summed.
-    Raises ModuleNotFoundError without torch, CheckpointError if `directory` is no full model.
+    Raises MissingPackageError without torch, CheckpointError if `directory` is no full model.
     """
     if not sequences or len(sequences) != len(response_masks):
         raise ValueError(
@@ -117,7 +118,7 @@ class _TorchModel:
         try:
             import torch
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("verifying needs torch: pip install 'jaxalign[verify]'") from error
+            raise MissingPackageError("verifying needs torch: pip install 'jaxalign[verify]'") from error
         from transformers import AutoModelForCausalLM
 
         self._torch = torch

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from jaxalign.hf.checkpoint import generation_defaults
 from jaxalign.hf.gather import TensorGatherer, contiguous
 from jaxalign.hf.mapping import TENSOR_TABLES, TensorPlace, check_tensors, tensor_places
-from jaxalign.hf.staging import staged_directory
+from jaxalign.hf.staging import ExportError, staged_directory
 from jaxalign.models.config import decoder_config_from_hf
 from jaxalign.models.functional import build_decoder
 from jaxalign.models.lora import LoraConfig
@@ -107,11 +107,11 @@ def export_adapter(
 
 
 def parse_size(size: str | int) -> int:
-    """Bytes of "5GB", "300MB", "20KB" (powers of 1000) or a number. Raises ValueError for anything else."""
+    """Bytes of "5GB", "300MB", "20KB" (powers of 1000) or a number. Raises ExportError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", str(size).upper())
     value = int(float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]) if match else 0
     if value < 1:
-        raise ValueError(f"max_shard_size={size!r}: expected a size such as 5GB, 300MB or a number of bytes")
+        raise ExportError(f"max_shard_size={size!r}: expected a size such as 5GB, 300MB or a number of bytes")
     return value
 
 

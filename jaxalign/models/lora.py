@@ -17,7 +17,7 @@ class LoraConfig(Settings):
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
     targets: tuple[Projection, ...] = Field(
-        ("query", "key", "value", "out", "gate", "up", "down"), min_length=1
+        ("query", "key", "value", "out", "gate", "up", "down"), min_length=1, strict=False
     )
 
     @field_validator("targets")

@@ -8,11 +8,16 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh
 from pydantic import Field, model_validator
 
+from jaxalign.errors import JaxalignError
 from jaxalign.settings import Settings
 
 AXES = ("data", "fsdp", "tensor")
 
 AxisSize = int | Literal["rest"]
+
+
+class MeshError(JaxalignError, ValueError):
+    """The mesh does not fit the devices at hand."""
 
 
 class MeshConfig(Settings):
@@ -34,14 +39,14 @@ class MeshConfig(Settings):
         return self
 
     def shape(self, num_devices: int) -> tuple[int, int, int]:
-        """Axis sizes for that many devices. Raises ValueError where they do not multiply to it."""
+        """Axis sizes for that many devices. Raises MeshError where they do not multiply to it."""
         sizes = [getattr(self, axis) for axis in AXES]
         fixed = math.prod(size for size in sizes if size != "rest")
         if "rest" in sizes and num_devices % fixed == 0:
             sizes[sizes.index("rest")] = num_devices // fixed
         if "rest" in sizes or math.prod(sizes) != num_devices:
             wanted = " * ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-            raise ValueError(
+            raise MeshError(
                 f"mesh {wanted} needs {'a multiple of ' if 'rest' in sizes else ''}{fixed} devices, "
                 f"found {num_devices}; change the mesh section or set one axis to 'rest'"
             )
@@ -54,14 +59,19 @@ class MeshConfig(Settings):
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh over all devices; over several TPU slices the data axis crosses the slow network first."""
+    """A mesh over all devices; over several TPU slices the data axis crosses the slow network first.
+
+    Raises MeshError where the axes do not fit the devices.
+    """
     devices = jax.devices() if devices is None else devices
     shape = config.shape(len(devices))
     num_slices = len({getattr(device, "slice_index", 0) for device in devices})
     if num_slices == 1:
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
     if shape[0] % num_slices:
-        raise ValueError(f"mesh data={shape[0]} is not divisible by the {num_slices} slices of this job")
+        raise MeshError(
+            f"mesh data={shape[0]} is not divisible by the {num_slices} slices of this job; change it"
+        )
     within = (shape[0] // num_slices, *shape[1:])
     grid = mesh_utils.create_hybrid_device_mesh(within, (num_slices, 1, 1), devices=devices)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)

@@ -6,28 +6,47 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxalign.errors import JaxalignError
+
 TEXT_BYTES = 4096
+
+
+class ProcessesError(JaxalignError, ValueError):
+    """The processes of a job do not find each other."""
 
 
 def start_processes() -> None:
     """Join the other processes of the job; must run before the first use of a device.
 
     Cloud TPU, Slurm, Open MPI and Kubernetes are detected by jax. Elsewhere JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID say it. Raises ProcessesError.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = [name for name in names if name in os.environ]
     if not given:
-        jax.distributed.initialize()
+        _initialize()
         return
     if len(given) != len(names):
         missing = ", ".join(name for name in names if name not in given)
-        raise ValueError(f"{', '.join(given)} set but not {missing}; set all three or none of them")
-    jax.distributed.initialize(
-        os.environ["JAX_COORDINATOR_ADDRESS"],
-        int(os.environ["JAX_NUM_PROCESSES"]),
-        int(os.environ["JAX_PROCESS_ID"]),
-    )
+        raise ProcessesError(f"{', '.join(given)} set but not {missing}; set all three or none of them")
+    numbers = {name: os.environ[name] for name in names[1:]}
+    wrong = [f"{name}={text!r}" for name, text in numbers.items() if not text.isdecimal()]
+    if wrong:
+        raise ProcessesError(f"{', '.join(wrong)}: expected a whole number")
+    num_processes, process_id = map(int, numbers.values())
+    _initialize(os.environ["JAX_COORDINATOR_ADDRESS"], num_processes, process_id)
+
+
+def _initialize(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        raise ProcessesError(
+            f"cannot join the other processes: {error}; start this job by a launcher that jax knows, set "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave out --distributed"
+        ) from error
 
 
 def is_main_process() -> bool:

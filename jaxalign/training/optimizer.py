@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field, model_validator
 
+from jaxalign.errors import JaxalignError
 from jaxalign.settings import Settings
 
 NOT_DECAYED = ("scale", "bias")
@@ -36,10 +37,17 @@ class OptimizerConfig(Settings):
         return self
 
 
+class ScheduleError(JaxalignError, ValueError):
+    """A schedule that does not fit into the steps of the run."""
+
+
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Learning rate by number of updates made: up to the peak in `warmup_steps`, then the schedule to the last step."""
+    """Learning rate by number of updates made: up to the peak in `warmup_steps`, then the schedule to the last step.
+
+    Raises ScheduleError where the warm-up is as long as the run.
+    """
     if config.warmup_steps >= num_steps:
-        raise ValueError(
+        raise ScheduleError(
             f"optimizer.warmup_steps={config.warmup_steps} leaves nothing of {num_steps} steps; lower it"
         )
     decay_steps = num_steps - config.warmup_steps

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.errors import JaxalignError
-from jaxalign.settings import Settings
+from jaxalign.settings import LaxPath, Settings
 
 BranchLogpsFn = Callable[[TokenizedDataset, str], np.ndarray]
 """(dataset, label of the progress line) -> [n, 2] float32 summed response log-probs under the reference."""
@@ -31,8 +31,8 @@ class ReferenceConfig(Settings):
         description="precomputed: one pass, cached; adapter_base: the model without its adapter, each step; "
         "online: a frozen copy of the initial model, each step",
     )
-    cache_dir: Path | None = Field(default=None, description="default: WORKDIR/reference")
-    file: Path | None = Field(default=None, description="use this file of an earlier pass or fail")
+    cache_dir: LaxPath | None = Field(default=None, description="default: WORKDIR/reference")
+    file: LaxPath | None = Field(default=None, description="use this file of an earlier pass or fail")
 
     @model_validator(mode="after")
     def _check(self) -> "ReferenceConfig":
@@ -44,7 +44,11 @@ class ReferenceConfig(Settings):
 
 
 class ReferenceMismatchError(JaxalignError, ValueError):
-    """A reference file that belongs to another model, tokenizer, data set or setting."""
+    """A reference file that is damaged, or belongs to another model, tokenizer, data set or setting."""
+
+
+class NonFiniteReferenceError(JaxalignError, ValueError):
+    """The reference model gives log-probs that are not finite."""
 
 
 def reference_key(ingredients: dict[str, Any]) -> str:
@@ -62,7 +66,7 @@ def compute_reference(
 ) -> dict[str, np.ndarray]:
     """`logps` and `mi`, both [n, 2] float32: one pass with the prompts and, for MI, one after an empty prompt.
 
-    Without `with_mi`, MI is 0 everywhere: nothing reads it then.
+    Without `with_mi`, MI is 0 everywhere: nothing reads it then. Raises NonFiniteReferenceError.
     """
     logps = branch_logps(dataset, "reference log-probs")
     passes = {"with": logps}
@@ -71,7 +75,7 @@ def compute_reference(
     for name, values in passes.items():
         rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if rows.size:
-            raise ValueError(
+            raise NonFiniteReferenceError(
                 f"reference log-probs {name} prompt are not finite for {rows.size} pairs, first at "
                 f"{dataset.origins[rows[0]]}; check the model weights, or use model.dtype: float32"
             )
@@ -81,10 +85,20 @@ def compute_reference(
 
 
 def read_reference(path: Path, ingredients: dict[str, Any], num_pairs: int) -> dict[str, np.ndarray]:
-    """The arrays of an earlier pass. Raises ReferenceMismatchError naming each ingredient that differs."""
-    with safe_open(path, framework="numpy") as file:
-        found = json.loads((file.metadata() or {}).get("ingredients", "{}"))
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    """The arrays of an earlier pass.
+
+    Raises ReferenceMismatchError for a damaged file, else naming each ingredient that differs; FileNotFoundError.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found = json.loads((file.metadata() or {}).get("ingredients", "{}"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ReferenceMismatchError(
+            f"{path} is not a whole reference file ({error}); delete it to compute the reference again"
+        ) from error
     differing = sorted(
         name for name in found.keys() | ingredients.keys() if found.get(name) != ingredients.get(name)
     )

@@ -227,6 +227,11 @@ def test_scale_feeds_on_itself_and_is_held_by_its_maximum():
         ({"weights": "softmax", "temperature": 0.0}, "temperature=0.0 must be positive"),
         ({"weights": "power", "alpha": -1.0}, "alpha=-1.0 must be finite and not negative"),
         ({"floor": 0.0}, "floor=0.0 must be positive"),
+        ({"floor": 0.1, "weights": "none"}, "floor=0.1 has no effect with weights='none'; leave it out"),
+        (
+            {"floor": 0.1, "weights": "softmax", "temperature": 1.0},
+            "floor=0.1 has no effect with weights='softmax'",
+        ),
         ({"scale": float("nan")}, "scale=nan must be positive"),
         ({"ema_rate": 0.0}, "ema_rate=0.0 must be above 0"),
         ({"minimum_weight": 1.5}, "minimum_weight=1.5 and maximum_weight=2.0 must enclose 1"),

@@ -227,6 +227,10 @@ def test_config_is_hashable_also_with_a_list_of_targets():
     ("options", "message"),
     [
         ({"num_categories": 0}, "num_categories=0 must be at least 1"),
+        (
+            {"minimum": 1.0, "maximum": 1.0},
+            "minimum=1.0 equals maximum: no update can move that margin; widen the bounds, or use the loss safe_dpo",
+        ),
         ({"initial": 4.0}, "initial=4.0 is not between minimum=0.5 and maximum=3.0"),
         ({"maximum": float("inf")}, "both finite"),
         ({"initial": float("nan")}, "initial=nan is not between"),

@@ -1,10 +1,13 @@
 """What is said of a wrong configuration: the key, the value, what is allowed."""
 
+import dataclasses
 import re
 
 import pytest
 
+from jaxalign.adaptive import BalanceConfig, MarginConfig
 from jaxalign.config import ConfigError, parse_config
+from jaxalign.config.schema import BalanceSettings, MarginSettings
 from tests import tiny
 
 
@@ -110,6 +113,85 @@ def test_wrong_value_is_shown_with_its_key_and_what_is_allowed(settings, section
     message = error_of(settings, **sections)
     assert re.search(rf"^  {re.escape(key)}[.:]", message, re.M), message
     assert shown in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("train.batch_size", True, "valid integer"),
+        ("train.batch_size", "8", "valid integer"),
+        ("train.batch_size", 8.0, "valid integer"),
+        ("train.num_micro_batches", False, "valid integer"),
+        ("data.seed", "0", "valid integer"),
+        ("data.heldout_fraction", "0.5", "valid number"),
+        ("data.safety_transform", 0, "valid boolean"),
+        ("data.system_prompt", 3, "valid string"),
+        ("model.lora", {"rank": True}, "valid integer"),
+        ("model.path", 3, "path"),
+        ("optimizer.learning_rate", "1e-3", "valid number"),
+        ("optimizer.max_grad_norm", True, "valid number"),
+        ("loss.beta", True, "valid number"),
+        ("mesh.fsdp", "8", "Input should be 'rest'"),
+        ("mesh.fsdp", True, "Input should be 'rest'"),
+        ("adaptive.margin.target_rate", True, "valid number"),
+        ("adaptive.margin.target_rate", {"default": True}, "valid number"),
+        ("adaptive.balance.scale_by_gradient_weight", 1, "valid boolean"),
+        ("logging.tensorboard", "yes", "valid boolean"),
+        ("logging.tensorboard", 1, "valid boolean"),
+    ],
+)
+def test_value_of_another_type_is_refused_not_converted(settings, key, value, expected):
+    message = error_of(with_value(settings, key, value))
+    assert f"  {key}" in message
+    assert expected in message
+    if not isinstance(value, dict):
+        assert f"got {value!r}" in message
+
+
+def with_value(settings, key, value):
+    """A copy of the settings with the value at a dotted key."""
+    first, _, rest = key.partition(".")
+    return {**settings, first: with_value(settings.get(first, {}), rest, value) if rest else value}
+
+
+def test_integer_is_a_fine_float_and_a_list_a_fine_tuple(settings):
+    config = parse_config(with_value(settings, "loss.beta", 1), "test")
+    assert (config.loss.beta, type(config.loss.beta)) == (1.0, float)
+    assert config.data.categories == tuple(settings["data"]["categories"])
+
+
+@pytest.mark.parametrize("loss", ["dpo", "safe_dpo", "cat_dpo"])
+@pytest.mark.parametrize("mode", ["online", "adapter_base"])
+def test_reference_file_that_nothing_reads_is_refused(settings, loss, mode):
+    message = error_of(
+        settings,
+        loss={"name": loss},
+        model={"lora": {"rank": 2}},
+        reference={"mode": mode, "file": "reference.safetensors"},
+    )
+    assert f"reference.file has no effect with reference.mode {mode} and loss {loss}" in message
+    assert "remove it" in message
+
+
+@pytest.mark.parametrize(("loss", "mode"), [("b_dpo", "online"), ("dpo", "precomputed")])
+def test_reference_file_that_is_read_is_accepted(settings, loss, mode):
+    changed = {"loss": {"name": loss}, "reference": {"mode": mode, "file": "reference.safetensors"}}
+    assert parse_config(settings | changed, "test").reference.file.name == "reference.safetensors"
+
+
+def test_warm_up_as_long_as_the_run_is_refused_when_the_configuration_is_read(settings):
+    message = error_of(settings, optimizer={"warmup_steps": 5})
+    assert "optimizer.warmup_steps=5 leaves nothing of train.num_steps=5; lower it" in message
+
+
+def test_options_of_the_rules_agree_in_name_and_default():
+    for section, rule in ((MarginSettings, MarginConfig), (BalanceSettings, BalanceConfig)):
+        fields = {field.name: field.default for field in dataclasses.fields(rule)}
+        fields.pop("num_categories", None)  # the length of data.categories
+        assert fields.keys() == section.model_fields.keys()
+        assert {
+            name: default for name, default in fields.items() if default is not dataclasses.MISSING
+        }.items() <= {name: field.default for name, field in section.model_fields.items()}.items()
 
 
 def test_error_within_a_list_is_not_followed_by_one_about_the_list(settings):

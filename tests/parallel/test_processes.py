@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxalign.errors import JaxalignError
 from jaxalign.parallel import agree_on_text, is_main_process, start_processes
 
 
@@ -23,6 +24,22 @@ def test_half_set_environment_names_what_is_missing(no_job):
 def test_one_variable_alone_names_both_others(no_job):
     no_job.setenv("JAX_NUM_PROCESSES", "2")
     with pytest.raises(ValueError, match="set but not JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID"):
+        start_processes()
+
+
+@pytest.mark.parametrize("number", ["two", "-1", "1.0", ""])
+def test_number_of_processes_that_is_no_whole_number_is_shown(no_job, number):
+    no_job.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1234")
+    no_job.setenv("JAX_NUM_PROCESSES", number)
+    no_job.setenv("JAX_PROCESS_ID", "0")
+    with pytest.raises(JaxalignError, match=f"JAX_NUM_PROCESSES='{number}': expected a whole number"):
+        start_processes()
+
+
+def test_no_job_to_join_says_how_to_start_one(no_job):
+    with pytest.raises(
+        JaxalignError, match=r"(?s)cannot join the other processes: .*leave out --distributed"
+    ):
         start_processes()
 
 

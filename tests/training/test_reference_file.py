@@ -13,6 +13,7 @@ from jaxalign.hf.checkpoint import tokenizer_fingerprint
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.run.reference import reference_ingredients
 from jaxalign.training.reference import (
+    NonFiniteReferenceError,
     ReferenceConfig,
     ReferenceMismatchError,
     compute_reference,
@@ -138,7 +139,7 @@ def test_key_is_the_same_for_the_same_run(run):
         {"data": {"max_prompt_length": 63}},
         {"data": {"max_response_length": 31}},
         {"model": {"dtype": "bfloat16"}},
-        {"model": {"param_dtype": "bfloat16"}},
+        {"model": {"param_dtype": "bfloat16", "lora": {"rank": 2}}},
     ],
     ids=str,
 )
@@ -242,6 +243,27 @@ def test_pass_without_prompts_is_left_out_where_no_loss_reads_it():
     assert not arrays["mi"].any()
 
 
+@pytest.mark.parametrize("content", [b"", b"half", b"\xff" * 64])
+def test_damaged_file_is_refused_with_the_remedy(tmp_path, content):
+    path = tmp_path / "reference.safetensors"
+    path.write_bytes(content)
+    message = r"reference\.safetensors is not a whole reference file .*; delete it"
+    with pytest.raises(ReferenceMismatchError, match=message):
+        read_reference(path, {}, 4)
+
+
+def test_folder_in_place_of_the_file_is_refused(tmp_path):
+    with pytest.raises(ReferenceMismatchError, match="is not a whole reference file"):
+        read_reference(tmp_path, {}, 4)
+
+
+def test_ingredients_that_are_no_json_are_refused(tmp_path):
+    path = tmp_path / "reference.safetensors"
+    save_file({"mi": np.zeros((4, 2), np.float32)}, path, metadata={"ingredients": "{"})
+    with pytest.raises(ReferenceMismatchError, match="is not a whole reference file"):
+        read_reference(path, {}, 4)
+
+
 @pytest.mark.parametrize(
     ("broken", "which"), [("reference log-probs", "with"), ("without prompt", "without")]
 )
@@ -254,7 +276,7 @@ def test_non_finite_value_raises_and_names_the_row(broken, which):
     message = (
         f"reference log-probs {which} prompt are not finite for 2 pairs, first at toy:1; check the model"
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(NonFiniteReferenceError, match=message):
         compute_reference(toy.make_dataset(np.eye(3)), branch_logps, with_mi=True)
 
 
