@@ -1,6 +1,7 @@
 """The layers of the package: who may import whom, and that the pure part needs jax alone."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,12 @@ def test_an_import_upwards_or_sideways_is_found(source, module):
 def test_losses_and_adaptive_import_jax_alone(path):
     roots = {name.split(".")[0] for _, name in imported_modules(path.read_text(), module_name(path))}
     assert roots - set(sys.stdlib_module_names) <= {"jax", "jaxalign"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_module_that_is_named_in_a_text_exists(path):
+    named = set(re.findall(r"\b\w+\.py\b", path.read_text()))
+    assert named <= {file.name for file in FILES}
 
 
 def test_importing_losses_and_adaptive_loads_no_other_framework():
