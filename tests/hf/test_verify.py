@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxalign.errors import MissingPackageError
 from jaxalign.hf.checkpoint import CheckpointError
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.hf.verify import verify_export
@@ -83,5 +84,5 @@ def test_missing_torch_names_the_extra(
 ) -> None:
     _, decoder, params = opened
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'jaxalign\[verify\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'jaxalign\[verify\]'"):
         verify_export(decoder, params, None, tiny_checkpoint("llama"), *texts)

@@ -246,7 +246,7 @@ def test_sizes_are_read_in_powers_of_a_thousand(size: str | int, num_bytes: int)
 
 @pytest.mark.parametrize("size", ["5 gigs", "", "-1GB", 0, "0MB"])
 def test_sizes_that_are_none_are_refused(size: str | int) -> None:
-    with pytest.raises(ValueError, match="expected a size such as 5GB"):
+    with pytest.raises(ExportError, match="expected a size such as 5GB"):
         parse_size(size)
 
 
