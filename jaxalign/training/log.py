@@ -1,14 +1,24 @@
 """Where figures go: metrics.jsonl and TensorBoard events. Written by process 0 only."""
 
 import json
+import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from tensorboardX import SummaryWriter
 
+from jaxalign.errors import JaxalignError
+
+log = logging.getLogger(__name__)
+
 Figures = Mapping[str, float | None]
+
+
+class MetricsLogError(JaxalignError, RuntimeError):
+    """A metrics.jsonl that a resumed run cannot go on from."""
 
 
 class MetricsLog:
@@ -18,11 +28,11 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, first_step: int, *, tensorboard: bool) -> None:
-        self._path = workdir / "metrics.jsonl"
-        _keep_up_to(self._path, first_step)
-        self._file = self._path.open("a", encoding="utf-8")
-        events = workdir / "tensorboard"
-        self._events = SummaryWriter(str(events), purge_step=first_step + 1) if tensorboard else None
+        """Open the log of a run that goes on after `first_step`; raises MetricsLogError where lines are damaged."""
+        path = workdir / "metrics.jsonl"
+        _keep_up_to(path, first_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._events = _open_events(workdir / "tensorboard", first_step) if tensorboard else None
 
     def write(self, step: int, figures: Figures) -> None:
         """Log the figures; a figure that is not finite is null in the file, never 0."""
@@ -44,17 +54,43 @@ class MetricsLog:
             self._events.close()
 
 
+def _open_events(directory: Path, first_step: int) -> SummaryWriter:
+    # tensorboardX names files by the second and would overwrite one of the same second; TensorBoard reads
+    # the files of a run in order of their names.
+    suffix = f".{time.time_ns()}"
+    return SummaryWriter(str(directory), purge_step=first_step + 1, filename_suffix=suffix)
+
+
 def _keep_up_to(path: Path, last_step: int) -> None:
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            step = json.loads(line)["step"]
-        except json.JSONDecodeError:  # the torn last line of a killed process
-            break
-        if step <= last_step:
-            kept.append(line + "\n")
+    *lines, rest = path.read_bytes().split(b"\n")
+    if rest and not _is_json(rest):
+        log.warning("%s, line %d: dropped, a killed process left it half written", path, len(lines) + 1)
+    elif rest:
+        lines.append(rest)
+    steps = [_step_of(line, path, number) for number, line in enumerate(lines, start=1)]
+    kept = [line + b"\n" for line, step in zip(lines, steps, strict=True) if step <= last_step]
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.write_bytes(b"".join(kept))
     temporary.replace(path)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:  # of JSON, or of UTF-8
+        return False
+    return True
+
+
+def _step_of(line: bytes, path: Path, number: int) -> int:
+    record = json.loads(line) if _is_json(line) else None
+    step = record.get("step") if isinstance(record, dict) else None
+    if type(step) is not int:  # true is an int too
+        shown = line[:80].decode("utf-8", errors="backslashreplace")
+        raise MetricsLogError(
+            f'{path}, line {number}: expected an object with a whole number "step", got {shown!r}; repair the line, '
+            "or move the file away to begin a new one"
+        )
+    return step
