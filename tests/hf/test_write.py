@@ -20,6 +20,7 @@ from jaxalign.hf.checkpoint import Checkpoint
 from jaxalign.hf.gather import contiguous
 from jaxalign.hf.mapping import TensorMismatchError
 from jaxalign.hf.read import open_checkpoint
+from jaxalign.hf.staging import ExportError
 from jaxalign.hf.write import export_adapter, export_model, parse_size
 from jaxalign.models.config import DecoderConfig, decoder_config_to_hf
 from jaxalign.models.functional import DecoderFns, build_decoder
