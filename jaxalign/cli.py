@@ -79,7 +79,7 @@ def train(
     if dry_run:
         from jaxalign.run.dry_run import dry_run as check
 
-        check(settings, Console())
+        check(settings, workdir or Path("runs") / config.stem, Console())
         return
     workdir = workdir or Path("runs") / config.stem
     main_process = _join(distributed)
@@ -117,9 +117,9 @@ def evaluate(
     report = run_evaluation(model, data, split=split, reference=reference, step=step, batch_size=batch_size)
     if not main_process:
         return
-    print_report(report, Console())
     if output is not None:
         write_json(output, report.as_dict())
+    print_report(report, Console())
 
 
 @app.command()

@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-LOG_SECONDS = 10.0
+LOG_SECONDS = 5.0
 
 
 class Stage:

@@ -54,11 +54,7 @@ class Checkpoint:
         Each process reads only the slices that its devices own, one parameter at a time.
         Raises TensorMismatchError listing all tensors that do not fit.
         """
-        places = tensor_places(TENSOR_TABLES[self.hf_config["model_type"]], abstract_params)
-        shapes = self.source.shapes()
-        if self.config.tie_embeddings:
-            _drop_tied_head(self.source, shapes)
-        check_tensors(shapes, places, str(self.path))
+        places = self.check(abstract_params)
         leaves = flatten_dict(abstract_params)
         placement = flatten_dict(shardings) if shardings is not None else {}
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -69,6 +65,15 @@ class Checkpoint:
                 params[path] = _load(self.source, list(group), leaves[path].shape, sharding, param_dtype)
                 stage.advance()
         return unflatten_dict(params)
+
+    def check(self, abstract_params: Any) -> list[TensorPlace]:
+        """Where each tensor belongs. Raises TensorMismatchError listing all tensors that do not fit."""
+        places = tensor_places(TENSOR_TABLES[self.hf_config["model_type"]], abstract_params)
+        shapes = self.source.shapes()
+        if self.config.tie_embeddings:
+            _drop_tied_head(self.source, shapes)
+        check_tensors(shapes, places, str(self.path))
+        return places
 
     def fingerprint(self) -> str:
         """SHA-256 over the configuration and the contents of all weight files."""

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -54,8 +55,14 @@ def _join(x: jax.Array, length: int) -> jax.Array:
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
 
 
+def _product(equation: str, a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax.Array:
+    # float32 inputs are multiplied as float32 everywhere, and the backward pass as the forward pass.
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jnp.einsum(equation, a, b, preferred_element_type=dtype, precision=precision)
+
+
 def _logits(hidden: jax.Array, head: jax.Array, soft_cap: float | None) -> jax.Array:
-    logits = jnp.einsum("ncd,dv->ncv", hidden, head, preferred_element_type=jnp.float32)
+    logits = _product("ncd,dv->ncv", hidden, head, jnp.float32)
     return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
 
 
@@ -109,8 +116,8 @@ def _backward(
             d_logits *= 1.0 - (logits / soft_cap) ** 2
         d_logits = d_logits.astype(h.dtype)
         if d_head is not None:
-            d_head += jnp.einsum("ncd,ncv->dv", h, d_logits, preferred_element_type=jnp.float32)
-        return d_head, jnp.einsum("ncv,dv->ncd", d_logits, kernel)
+            d_head += _product("ncd,ncv->dv", h, d_logits, jnp.float32)
+        return d_head, _product("ncv,dv->ncd", d_logits, kernel, h.dtype)
 
     start = jnp.zeros(head.shape, jnp.float32) if train_head else None
     chunks = (_chunks(hidden, chunk_size), _chunks(targets, chunk_size), lse, _chunks(grad, chunk_size))

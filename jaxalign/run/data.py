@@ -10,7 +10,7 @@ from jaxalign.data.load_report import LoadReport
 from jaxalign.data.settings import DataConfig
 from jaxalign.data.sources import Split, load_pairs
 from jaxalign.data.tokenize import tokenize_pairs
-from jaxalign.hf.read import open_checkpoint
+from jaxalign.hf import read
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,7 @@ def load_data(config: DataConfig, tokenizer: Any) -> RunData:
 
 
 def load_tokenizer(config: Config) -> Any:
-    """The tokenizer of the model, or the one that the configuration names."""
+    """The tokenizer of the model, or the one that the configuration names. Raises CheckpointError."""
     if config.model.tokenizer is not None:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(config.model.tokenizer, local_files_only=True)
-    return open_checkpoint(config.model.path).load_tokenizer()
+        return read.load_tokenizer(config.model.tokenizer)
+    return read.open_checkpoint(config.model.path).load_tokenizer()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +17,8 @@ from jaxalign.parallel import device_bytes, tree_shardings
 from jaxalign.parallel.mesh import abstract_mesh
 from jaxalign.run.data import load_data, load_tokenizer
 from jaxalign.run.policy import Policy, longest_response, make_policy
-from jaxalign.run.setup import count_steps
+from jaxalign.run.setup import check_context, check_vocabulary, count_steps
+from jaxalign.run.workdir import run_to_resume
 from jaxalign.training.optimizer import make_optimizer, make_schedule
 from jaxalign.training.state import init_state, state_shardings, widened
 
@@ -24,16 +26,23 @@ NUM_SHOWN = 3
 GIB = 2**30
 
 
-def dry_run(config: Config, console: Console) -> None:
-    """Check configuration, data, mesh and memory, and show a few pairs as the model will see them."""
+def dry_run(config: Config, workdir: Path, console: Console) -> None:
+    """Check workdir, configuration, model, data, mesh and memory, and show a few pairs as the model will see them.
+
+    Raises what training would raise before its first step, but for what only the weights can show.
+    """
+    resumed = run_to_resume(config, workdir)
     num_devices = config.mesh.num_devices() or jax.device_count()
     config.check_devices(num_devices)
     checkpoint = open_checkpoint(config.model.path)
     tokenizer = load_tokenizer(config)
     data = load_data(config.data, tokenizer)
+    check_vocabulary(data, checkpoint, config)
+    check_context(data, checkpoint)
     length = padded_length(data.splits.values())
     policy = make_policy(config.model, checkpoint.config, None, longest_response(*data.splits.values()))
 
+    checkpoint.check(policy.decoder.abstract_params())
     show_pairs(data.train, tokenizer, console)
     steps = count_steps(config, len(data.train))
     console.print(f"{steps} steps of {config.train.batch_size} pairs, rows of {length} tokens")
@@ -44,6 +53,8 @@ def dry_run(config: Config, console: Console) -> None:
             f"this machine has {jax.device_count()} devices: only shapes were checked for {num_devices}"
         )
     console.print(memory_table(config, policy, num_devices, steps, length))
+    if resumed is not None:
+        console.print(f"{workdir} holds a run that would be resumed", markup=False)
     console.print("the configuration can run; nothing was trained")
 
 

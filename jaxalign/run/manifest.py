@@ -44,12 +44,21 @@ def git_revision() -> str | None:
         return None
 
 
+def describe_config(config: Config) -> dict[str, Any]:
+    """The configuration as plain values; models by absolute path, so that a run is found from anywhere."""
+    plain = config.model_dump(mode="json")
+    for name in ("path", "tokenizer"):
+        if plain["model"][name] is not None:
+            plain["model"][name] = str(Path(plain["model"][name]).resolve())
+    return plain
+
+
 def make_manifest(config: Config, fingerprints: dict[str, Any]) -> dict[str, Any]:
     """The manifest of a run."""
     return {
         "jaxalign": jaxalign.__version__,
         "git_revision": git_revision(),
-        "config": config.model_dump(mode="json"),
+        "config": describe_config(config),
         "fingerprints": fingerprints,
         "versions": {
             "python": platform.python_version(),
@@ -101,21 +110,23 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def check_same_run(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
-    """Raise ConfigError naming each setting or fingerprint in which a resumed run differs from its start."""
-    differing = []
-    for section in ("config", "fingerprints"):
-        before, after = _flatten(old[section]), _flatten(new[section])
-        for key in sorted(before.keys() | after.keys()):
-            free = section == "config" and any(key == f or key.startswith(f + ".") for f in FREE_ON_RESUME)
-            if not free and before.get(key) != after.get(key):
-                name = key if section == "config" else f"fingerprint of {key}"
-                differing.append(f"{name}: started with {before.get(key)}, now {after.get(key)}")
+def check_same(what: str, old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
+    """Raise ConfigError naming each setting, or with `what` each such thing, that a resumed run changes."""
+    before, after = _flatten(old), _flatten(new)
+    differing = [
+        f"{what}{key}: started with {before.get(key)}, now {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not _free(key)
+    ]
     if differing:
         raise ConfigError(
             f"{workdir} holds a run that was started otherwise; set these back, or use another --workdir\n  "
             + "\n  ".join(differing)
         )
+
+
+def _free(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in FREE_ON_RESUME)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

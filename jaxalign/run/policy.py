@@ -60,14 +60,17 @@ class Policy:
 
     def model_logps(self, base: Any, lora: Any, batch: PairBatch, *, train_head: bool = False) -> jax.Array:
         """[B, 2] under base parameters with an adapter, or without (None)."""
-        return pair_logps(
-            lambda tokens, positions: self.decoder.hidden(base, lora, tokens, positions),
-            self.decoder.head(base),
-            batch,
-            response_length=self.response_length,
-            chunk_size=self.chunk_size,
-            train_head=train_head,
-        )
+        # float32 means float32 also where matrix units would round their inputs by default.
+        exact = self.decoder.spec.compute_dtype == jnp.float32
+        with jax.default_matmul_precision("float32" if exact else None):
+            return pair_logps(
+                lambda tokens, positions: self.decoder.hidden(base, lora, tokens, positions),
+                self.decoder.head(base),
+                batch,
+                response_length=self.response_length,
+                chunk_size=self.chunk_size,
+                train_head=train_head,
+            )
 
 
 def make_policy(

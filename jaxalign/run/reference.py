@@ -16,6 +16,7 @@ from jaxalign.data.loader import PairLoader, padded_length
 from jaxalign.parallel import agree_on_text, is_main_process
 from jaxalign.run.policy import LogpsPass
 from jaxalign.training.reference import (
+    ReferenceMismatchError,
     compute_reference,
     read_reference,
     reference_key,
@@ -64,10 +65,8 @@ def with_reference(
         # One given file serves the training pairs; held-out pairs have a file of their own beside it.
         path = config.reference.file if split == "train" else config.reference.file.with_name(path.name)
     required = config.reference.file is not None and split == "train"
-    if required or agree_on_text(str(path.exists())) == "True":
-        arrays = _read_on_main(path, ingredients, len(part))
-        log.info("%s: reference log-probs from %s", split, path)
-    else:
+    arrays = _from_cache(path, ingredients, len(part), required=required)
+    if arrays is None:
 
         def branch_logps(pairs: TokenizedDataset, label: str) -> np.ndarray:
             # Rows as long as in training and evaluation, so that the unchanged policy repeats them exactly.
@@ -90,10 +89,23 @@ def visited_rows(loader: PairLoader, num_steps: int) -> np.ndarray:
     return rows[rows >= 0]
 
 
-def _read_on_main(path: Path, ingredients: dict[str, Any], num_pairs: int) -> dict[str, np.ndarray]:
-    """Process 0 reads (the disk may not be shared), the others receive."""
-    empty = {name: np.zeros((num_pairs, 2), np.float32) for name in ("logps", "mi")}
-    arrays = read_reference(path, ingredients, num_pairs) if is_main_process() else empty
+def _from_cache(
+    path: Path, ingredients: dict[str, Any], num_pairs: int, *, required: bool
+) -> dict[str, np.ndarray] | None:
+    """The arrays of an earlier pass, None without one. Process 0 reads (the disk may not be shared)."""
+    arrays = None
+    if is_main_process() and (required or path.exists()):
+        try:
+            arrays = read_reference(path, ingredients, num_pairs)
+        except ReferenceMismatchError as error:
+            if required:
+                raise
+            log.warning("computed again, as the cached reference cannot be used: %s", error)
+    if agree_on_text(str(arrays is not None)) == "False":
+        return None
+    log.info("reference log-probs from %s", path)
     if jax.process_count() == 1:
         return arrays
+    shape = (num_pairs, 2)
+    arrays = arrays or {name: np.zeros(shape, np.float32) for name in ("logps", "mi")}
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(arrays))

@@ -104,8 +104,8 @@ def prepare(
     checkpoint = open_checkpoint(config.model.path)
     tokenizer = load_tokenizer(config)
     data = _limit_heldout(load_data(config.data, tokenizer), config)
-    _check_vocabulary(data, checkpoint, config)
-    _check_context(data, checkpoint)
+    check_vocabulary(data, checkpoint, config)
+    check_context(data, checkpoint)
     num_steps = count_steps(config, len(data.train))
     length = padded_length(data.splits.values())
     policy = make_policy(config.model, checkpoint.config, mesh, longest_response(*data.splits.values()))
@@ -270,7 +270,8 @@ def _fingerprints(checkpoint: Checkpoint, tokenizer: Any, data: RunData) -> dict
     }
 
 
-def _check_vocabulary(data: RunData, checkpoint: Checkpoint, config: Config) -> None:
+def check_vocabulary(data: RunData, checkpoint: Checkpoint, config: Config) -> None:
+    """Raise ConfigError if the tokenizer gives ids that the model has no embedding for."""
     largest = max(
         int(ids.max())
         for dataset in data.splits.values()
@@ -280,11 +281,12 @@ def _check_vocabulary(data: RunData, checkpoint: Checkpoint, config: Config) -> 
     if largest >= checkpoint.config.vocab_size:
         raise ConfigError(
             f"the tokenizer gives token id {largest}, the model's vocabulary has {checkpoint.config.vocab_size}; "
-            f"check model.tokenizer ({config.model.tokenizer}) against {config.model.path}"
+            f"check the tokenizer in {config.model.tokenizer or config.model.path}"
         )
 
 
-def _check_context(data: RunData, checkpoint: Checkpoint) -> None:
+def check_context(data: RunData, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError if a pair is longer than the model's context."""
     limit = checkpoint.config.max_position_embeddings
     longest = max(int(dataset.row_lengths.max()) for dataset in data.splits.values())
     if longest > limit:

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxalign.evaluation.preference import PreferenceReport
 from jaxalign.hf.verify import VerifyReport
@@ -24,7 +25,7 @@ def print_report(report: PreferenceReport, console: Console) -> None:
         table.add_column(name, justify="left" if name == "category" else "right")
     for name, values in _rows(report):
         table.add_row(
-            name,
+            Text(name),
             f"{values['pairs']:.0f}",
             _cell(values["loss"], ".4f"),
             _cell(values["accuracy"], ".3f"),
@@ -36,7 +37,8 @@ def print_report(report: PreferenceReport, console: Console) -> None:
         console.print(
             f"{metric} over categories: mean {_cell(spread['mean'], '.3f')}, "
             f"variance {_cell(spread['variance'], '.4f')}, best-to-worst gap {_cell(spread['gap'], '.3f')}, "
-            f"worst {spread['worst_category']} ({_cell(spread['worst'], '.3f')})"
+            f"worst {spread['worst_category']} ({_cell(spread['worst'], '.3f')})",
+            markup=False,  # a category may be called [bold]
         )
     console.print(EXPLANATION, style="dim")
 
@@ -50,9 +52,9 @@ def print_training(result: TrainResult, workdir: Path, console: Console) -> None
         console.print(EXPLANATION, style="dim")
     elif result.after is not None:
         print_report(result.after, console)
-    console.print(f"checkpoints   {workdir / 'checkpoints'}")
-    console.print(f"figures       {workdir / 'metrics.jsonl'}")
-    console.print(f"manifest      {workdir / 'manifest.json'}")
+    console.print(f"checkpoints   {workdir / 'checkpoints'}", markup=False)
+    console.print(f"figures       {workdir / 'metrics.jsonl'}", markup=False)
+    console.print(f"manifest      {workdir / 'manifest.json'}", markup=False)
 
 
 def print_verification(report: VerifyReport, console: Console) -> None:
@@ -85,7 +87,7 @@ def _before_after(before: PreferenceReport, after: PreferenceReport) -> Table:
             for metric, style in (("accuracy", ".2f"), ("reward_gap", "+.2f"), ("violation_rate", ".2f"))
             for values in (start[name], end)
         ]
-        table.add_row(name, f"{end['pairs']:.0f}", *cells)
+        table.add_row(Text(name), f"{end['pairs']:.0f}", *cells)
     return table
 
 

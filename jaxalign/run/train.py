@@ -1,9 +1,9 @@
 """`jaxalign train`: start or resume a run in its workdir, and leave figures, checkpoints and a summary there."""
 
+import contextlib
 import dataclasses
 import json
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import numpy as np
 from jaxalign.config import Config, ConfigError, dump_config
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.parallel import is_main_process
-from jaxalign.run.manifest import check_same_run, make_manifest, read_manifest, with_resumption, write_json
+from jaxalign.run.manifest import check_same, make_manifest, with_resumption, write_json
 from jaxalign.run.setup import Run, check_start, prepare
+from jaxalign.run.workdir import locked, run_to_resume
 from jaxalign.training.checkpoint import Checkpointer
 from jaxalign.training.log import MetricsLog
 from jaxalign.training.loop import LoopParts, LoopSchedule, run_loop
+from jaxalign.training.preemption import stoppable
 from jaxalign.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -36,20 +38,15 @@ class TrainResult:
 
 def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None) -> TrainResult:
     """Train to the last step, from the newest checkpoint in `workdir` if there is one, on all devices unless given."""
-    if re.match(r"[a-z0-9]+:/", str(workdir)):
-        raise ConfigError(
-            f"workdir {workdir} is a URL; mount the bucket (such as with gcsfuse) and give its path"
-        )
+    old = run_to_resume(config, workdir)
     workdir = workdir.resolve()
-    old = read_manifest(workdir)
-    checkpoints = workdir / "checkpoints"
-    if old is None and checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir()):
-        raise ConfigError(f"{workdir} has checkpoints but no manifest.json; use another --workdir")
-    with Checkpointer(checkpoints, config.checkpoint.keep) as checkpointer:
+    lock = locked(workdir) if is_main_process() else contextlib.nullcontext()
+    keep = config.checkpoint.keep
+    with lock, stoppable(), Checkpointer(workdir / "checkpoints", keep) as checkpointer:
         run = prepare(config, workdir, devices, resuming=checkpointer.latest_step() is not None)
         manifest = make_manifest(config, run.fingerprints)
         if old is not None:
-            check_same_run(old, manifest, workdir)
+            check_same("fingerprint of ", old["fingerprints"], run.fingerprints, workdir)
             manifest = with_resumption(old, manifest)
         if is_main_process():
             write_json(workdir / "manifest.json", manifest)
@@ -154,6 +151,12 @@ def _report_before(run: Run, state: TrainState, workdir: Path) -> PreferenceRepo
 
 
 def read_report(workdir: Path, name: str) -> PreferenceReport | None:
-    """The report `before` or `after` of a run, None where it was not made."""
+    """The report `before` or `after` of a run, None where it was not made or cannot be read."""
     path = workdir / "evaluation" / f"{name}.json"
-    return PreferenceReport(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return PreferenceReport(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        log.warning("%s is damaged and left out: %s", path, error)
+        return None

@@ -1,5 +1,9 @@
 """Checkpoints of the whole state. The only module that knows Orbax."""
 
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +16,8 @@ from pydantic import Field
 from jaxalign.errors import JaxalignError
 from jaxalign.settings import Settings
 from jaxalign.training.state import TrainState
+
+log = logging.getLogger(__name__)
 
 
 class CheckpointConfig(Settings):
@@ -43,6 +49,8 @@ class Checkpointer:
             create=keep is not None,
         )
         self._directory = directory.resolve()
+        if keep is not None and jax.process_index() == 0:
+            self._remove_remains()
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> "Checkpointer":
@@ -56,13 +64,27 @@ class Checkpointer:
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, None without one."""
-        return self._manager.latest_step()
+        return max(self._steps(), default=None)
+
+    def _remove_remains(self) -> None:
+        # A process killed while it removed an old checkpoint leaves a part of it under the final name.
+        for path in self._directory.glob("*/"):
+            if path.name.isdigit() and not self._metadata_file(int(path.name)).exists():
+                log.warning("removing the remains of checkpoint %s", path)
+                shutil.rmtree(path)
+
+    def _steps(self) -> list[int]:
+        complete = (step for step in self._manager.all_steps() if self._metadata_file(step).exists())
+        return sorted(complete)
+
+    def _metadata_file(self, step: int) -> Path:
+        return self._directory / str(step) / "state" / "_METADATA"
 
     def save(self, state: TrainState, cursor: dict[str, Any]) -> None:
         """Start saving the state; errors of the save before surface here. Saving a step twice does nothing."""
         self._manager.check_for_errors()
         step = int(jax.device_get(state.step))
-        if step == self._manager.latest_step():
+        if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), cursor=ocp.args.JsonSave(cursor))
         self._manager.save(step, args=items, force=True)
@@ -87,15 +109,24 @@ class Checkpointer:
         return self._read(step, ocp.args.Composite(state=item))["state"], step
 
     def _read(self, step: int, items: Any) -> Any:
-        try:
+        with self._readable(step):
             return self._manager.restore(step, args=items)
-        except (ValueError, KeyError, FileNotFoundError) as error:
+
+    @contextlib.contextmanager
+    def _readable(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            others = [other for other in self._steps() if other != step]
+            remedy = f"move it away to go on from {others[-1]}" if others else "there is no other"
             raise CheckpointError(
-                f"checkpoint {step} in {self._directory} cannot be read: {error}"
+                f"checkpoint {step} in {self._directory} is damaged ({type(error).__name__}); {remedy}"
             ) from error
 
     def _existing(self, step: int | None) -> int:
-        steps = sorted(self._manager.all_steps())
+        steps = self._steps()
         if not steps:
             raise CheckpointError(f"no complete checkpoint in {self._directory}; train first")
         if step is not None and step not in steps:
@@ -105,7 +136,8 @@ class Checkpointer:
     def _check_fits(self, wanted: Any, step: int, *, whole: bool) -> None:
         """Compare leaves by name before anything is read; with `whole`, the checkpoint must hold no others."""
         # Orbax would cast dtypes silently, and names no leaf where a shape differs.
-        metadata = ocp.PyTreeCheckpointHandler().metadata(self._directory / str(step) / "state")
+        with self._readable(step):
+            metadata = ocp.PyTreeCheckpointHandler().metadata(self._directory / str(step) / "state")
         stored = {leaf.name: _describe(leaf) for leaf in jax.tree.leaves(metadata.tree)}
         expected = {
             jax.tree_util.keystr(path, simple=True, separator="."): _describe(leaf)

@@ -30,7 +30,7 @@ class TrainConfig(Settings):
     num_micro_batches: int = Field(default=1, ge=1, description="parts that a batch is worked through in")
     num_steps: int | None = Field(default=None, ge=1)
     num_epochs: int | None = Field(default=None, ge=1)
-    seed: int = Field(default=0, ge=0, description="order of the data, new adapters")
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="order of the data, new adapters")
     max_skipped_in_a_row: int = Field(
         default=5, ge=1, description="stop after so many non-finite steps in a row"
     )

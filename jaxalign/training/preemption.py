@@ -1,10 +1,34 @@
 """Stop requests: SIGTERM on one machine, a preemption notice on any host of a pod."""
 
+import contextlib
 import signal
+import sys
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 import jax
 from jax.experimental import multihost_utils
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Before and after the train loop SIGTERM ends the process with status 0: there is nothing to save.
+
+    Only where one process trains alone; several hear of it through their coordination service.
+    """
+    if jax.process_count() > 1:
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        print("stopped outside of the train loop; the same command goes on", file=sys.stderr, flush=True)
+        raise SystemExit(0)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class Preemption:

@@ -181,6 +181,39 @@ def test_dry_run_shows_pairs_mesh_and_memory_and_trains_nothing(config: Path) ->
     assert not (config.parent / "dry").exists()
 
 
+def test_dry_run_sees_what_training_would_refuse(config: Path, tmp_path: Path) -> None:
+    for change, message in (
+        ({"vocab_size": 100}, "vocabulary has 100"),
+        ({"max_position_embeddings": 32}, "made for 32"),
+        ({"tie_word_embeddings": False}, "lm_head"),
+    ):
+        model = tiny.write_model(tmp_path / "model", **change)
+        if "tie_word_embeddings" in change:  # the weights of a tied model under an untied configuration
+            (model / "model.safetensors").write_bytes(
+                (config.parent / "model/model.safetensors").read_bytes()
+            )
+        result = command("train", config, "--dry-run", "--set", f"model.path={model}")
+        assert message in str(result.exception), change
+
+
+def test_names_that_look_like_markup_are_shown(tmp_path: Path) -> None:
+    rows = tiny.pairs(10)
+    for row in rows:
+        row["categories"] = ["[/x]", "[bold]"]
+    settings = tiny.run_settings(tmp_path, mesh={"data": 8}, train={"num_steps": 1, "batch_size": 8})
+    settings["data"]["categories"] = ["[/x]", "[bold]"]
+    for name in ("train", "heldout"):
+        shift = 0 if name == "train" else 100
+        renamed = [{**row, "prompt": f"{row['prompt']} {shift}"} for row in rows]
+        tiny.write_pairs(tmp_path / f"{name}.jsonl", renamed)
+    path = tmp_path / "markup.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    refused = command("train", path, "--workdir", tmp_path / "run[bold]")
+    assert "cannot be read from a path with [ or ]" in str(refused.exception)
+    assert "[/x]" in succeed("train", path, "--workdir", tmp_path / "run")
+    assert "worst [" in succeed("evaluate", tmp_path / "run")
+
+
 def test_print_config_is_the_resolved_configuration(config: Path) -> None:
     printed = yaml.safe_load(succeed("train", config, "--print-config", "--set", "loss.beta=0.2"))
     assert printed["loss"] == {"name": "cat_b_dpo", "beta": 0.2, "margin_reduce": "mean"}

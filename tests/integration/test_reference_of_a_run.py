@@ -136,3 +136,19 @@ def test_manifest_of_the_cache_names_its_ingredients(tmp_path: Path) -> None:
     with safe_open(path, framework="numpy") as file:
         ingredients = json.loads(file.metadata()["ingredients"])
     assert {"model", "tokenizer and template", "data", "dtype", "max_prompt_length"} <= set(ingredients)
+
+
+def test_damaged_cache_is_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = parse_config(tiny.run_settings(tmp_path), "test")
+    run = prepare(config, tmp_path / "run", ONE)
+    (path,) = (tmp_path / "run" / "reference").glob("train-*.safetensors")
+    path.write_bytes(path.read_bytes()[:40])
+    again = prepare(config, tmp_path / "run", ONE)
+    assert "computed again" in caplog.text
+    np.testing.assert_array_equal(again.data.train.reference_logps, run.data.train.reference_logps)
+
+
+def test_online_reference_without_mi_makes_no_pass_over_the_training_pairs(tmp_path: Path) -> None:
+    settings = tiny.run_settings(tmp_path, loss={"name": "cat_dpo"}, reference={"mode": "online"})
+    prepare(parse_config(settings, "test"), tmp_path / "run", ONE)
+    assert [path.name[:7] for path in (tmp_path / "run" / "reference").iterdir()] == ["heldout"]

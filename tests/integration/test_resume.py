@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from jaxalign.config import ConfigError, parse_config
 from jaxalign.run import train as train_module
 from jaxalign.run.setup import prepare
 from jaxalign.run.train import train
-from jaxalign.training.checkpoint import Checkpointer
+from jaxalign.run.workdir import locked
+from jaxalign.training.checkpoint import Checkpointer, CheckpointError
 from jaxalign.training.loop import DivergedError
 from jaxalign.training.preemption import Preemption
 from tests import tiny
@@ -148,6 +150,43 @@ def test_changed_data_are_refused(
             train(parse_config(settings, "test"), uninterrupted, jax.devices()[:1])
     finally:
         path.write_text(original)
+
+
+def test_two_trainers_in_one_workdir_are_refused(settings: Any, tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(ConfigError, match="another process trains in"):
+        train(parse_config(settings, "test"), tmp_path, jax.devices()[:1])
+
+
+def test_workdir_that_is_a_file_is_refused(settings: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file is a file; give a directory"):
+        train(parse_config(settings, "test"), tmp_path / "file" / "run", jax.devices()[:1])
+
+
+def test_settings_of_a_run_that_saved_nothing_do_not_bind(settings: Any, tmp_path: Path) -> None:
+    first = {**settings, "optimizer": {**settings["optimizer"], "learning_rate": 5.0}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"config": first, "fingerprints": {}}))
+    assert train(parse_config(settings, "test"), tmp_path, jax.devices()[:1]).finished
+
+
+def test_evaluation_pairs_are_refused_by_their_key_before_any_work(
+    settings: Any, uninterrupted: Path
+) -> None:
+    changed = {**settings, "evaluation": {"max_pairs": 3}}
+    with pytest.raises(ConfigError, match=r"evaluation.max_pairs: started with None, now 3"):
+        train(parse_config(changed, "test"), uninterrupted, jax.devices()[:1])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves tasks behind
+def test_damaged_checkpoint_names_the_one_before(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_until(3, settings, tmp_path, monkeypatch)
+    shutil.rmtree(tmp_path / "checkpoints" / "3" / "state" / "d")
+    with pytest.raises(CheckpointError, match=r"checkpoint 3 .* is damaged .*move it away to go on from 2"):
+        train(parse_config(settings, "test"), tmp_path, jax.devices()[:1])
+    (tmp_path / "checkpoints" / "3" / "state" / "_METADATA").unlink()  # as left by a killed removal
+    assert train(parse_config(settings, "test"), tmp_path, jax.devices()[:1]).finished
 
 
 def test_damaged_manifest_is_refused(settings: Any, tmp_path: Path) -> None:
