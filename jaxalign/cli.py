@@ -44,10 +44,8 @@ def main() -> None:
 
 
 def _is_users(error: Exception) -> bool:
-    """True for errors that jaxalign raises on purpose, and for files that are missing or not readable."""
-    kinds = JaxalignError | FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
-    # The error class of hf.checkpoint has not got the base class yet: until then its module tells.
-    return isinstance(error, kinds) or type(error).__module__ == "jaxalign.hf.checkpoint"
+    """True for errors that jaxalign raises on purpose, and for files that cannot be read or written."""
+    return isinstance(error, JaxalignError | OSError)
 
 
 @app.callback(invoke_without_command=True)

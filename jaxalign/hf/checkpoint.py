@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxalign.errors import JaxalignError
 from jaxalign.hf.mapping import TENSOR_TABLES, TensorMismatchError, TensorPlace, check_tensors, tensor_places
 from jaxalign.models.config import DecoderConfig
 from jaxalign.progress import Stage
@@ -22,7 +23,7 @@ from jaxalign.progress import Stage
 Bounds = tuple[tuple[int, int], ...]  # first and one past the last index, per dimension
 
 
-class CheckpointError(ValueError):
+class CheckpointError(JaxalignError, ValueError):
     """A path is not a checkpoint that can be read; the message says what would be."""
 
 
