@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from jaxalign.hf.checkpoint import Checkpoint, CheckpointError
 from jaxalign.models.config import decoder_config_from_hf
 
+INDEX = "model.safetensors.index.json"
 _DTYPES = ("F32", "F16", "BF16")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -84,13 +85,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         generation_config=_read_json(path / "generation_config.json"),
         weight_files=files,
         source=SafetensorsSource(files),
-        load_tokenizer=lambda: _load_tokenizer(path),
+        load_tokenizer=lambda: load_tokenizer(path),
     )
 
 
 def _weight_files(path: Path) -> tuple[Path, ...]:
     """The safetensors files of a directory, in the order of their names."""
-    index = _read_json(path / "model.safetensors.index.json")
+    index = _read_json(path / INDEX)
     if index is not None:
         return _indexed_files(path, index)
     single = path / "model.safetensors"
@@ -103,11 +104,17 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
             "read and are refused. Convert them once, where you trust them: "
             "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
         )
-    raise CheckpointError(f"{path} has neither model.safetensors nor model.safetensors.index.json")
+    raise CheckpointError(f"{path} has neither model.safetensors nor {INDEX}")
 
 
 def _indexed_files(path: Path, index: Mapping[str, Any]) -> tuple[Path, ...]:
-    names = sorted(set(index["weight_map"].values()))
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(
+            f"{path / INDEX}: weight_map is {weight_map!r:.60}, expected a mapping from tensor names to file names; "
+            "fetch the file again"
+        )
+    names = sorted(set(weight_map.values()))
     foreign = [name for name in names if Path(name).name != name]
     if foreign:
         raise CheckpointError(f"{path}: the index names {foreign[0]!r}, which is outside the directory")
@@ -121,16 +128,30 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{file} holds {content!r:.60}, expected a JSON object with named keys; fetch the file again"
+        )
+    return content
 
 
-def _load_tokenizer(path: Path) -> Any:
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer in a directory. Raises CheckpointError if there is none that transformers can read."""
     from transformers import AutoTokenizer
 
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is no directory; give one with the tokenizer files of a model")
     if not any(
         (path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
     ):
         raise CheckpointError(f"{path} has no tokenizer.json; copy the tokenizer files of the model there")
-    return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    try:
+        return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    except Exception as error:  # a broken file raises Exception itself
+        raise CheckpointError(
+            f"{path}: transformers cannot read its tokenizer ({type(error).__name__}: {error}); fetch the tokenizer "
+            "files of the model again"
+        ) from error

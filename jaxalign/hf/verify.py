@@ -75,13 +75,19 @@ def verify_export(
     """Compare the decoder on `params` with the model that transformers loads from `directory`.
 
     `sequences` are token ids [L], `response_masks` [L] are True at the tokens whose log-probs are summed.
-    Raises MissingPackageError without torch, CheckpointError if `directory` is no full model.
+    Raises MissingPackageError without torch, CheckpointError if `directory` is no full model
+    or one with another vocabulary.
     """
     if not sequences or len(sequences) != len(response_masks):
         raise ValueError(
             f"{len(sequences)} sequences and {len(response_masks)} masks: expected one mask for each"
         )
     exported = open_checkpoint(directory)
+    if exported.config.vocab_size != decoder.config.vocab_size:
+        raise CheckpointError(
+            f"{exported.path} has vocab_size {exported.config.vocab_size}, this model {decoder.config.vocab_size}: "
+            "they are not the same model; give an export of this one"
+        )
     dtype = _stored_dtype(exported)
     theirs = _TorchModel(exported.path)
     ours = _logits_fn(decoder)

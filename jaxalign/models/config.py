@@ -5,6 +5,7 @@ A key that changes the computation and is not implemented is an error, and so is
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,10 @@ class Llama3RopeScaling:
     low_freq_factor: float
     high_freq_factor: float
     original_max_position_embeddings: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _require_positive_number(field.name, getattr(self, field.name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +56,8 @@ class DecoderConfig:
             value = getattr(self, field.name)
             if field.type is int and not _is_positive_integer(value):
                 raise UnsupportedModelError(f"{field.name}={value!r}: expected a positive integer")
+            if field.type is float:
+                _require_positive_number(field.name, value)
         if self.sliding_window is not None and not _is_positive_integer(self.sliding_window):
             raise UnsupportedModelError(
                 f"sliding_window={self.sliding_window!r}: expected a positive integer or None"
@@ -67,6 +74,11 @@ class DecoderConfig:
 
 def _is_positive_integer(value: Any) -> bool:
     return type(value) is int and value > 0
+
+
+def _require_positive_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UnsupportedModelError(f"{name}={value!r}: expected a positive number")
 
 
 # What transformers assumes where a key is absent; the keys of the sizes must be present.
@@ -121,7 +133,7 @@ def decoder_config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
     Raises UnsupportedModelError naming every key and value that is missing, unknown or not implemented.
     """
     model_type = hf.get("model_type")
-    if model_type not in _DEFAULTS:
+    if not isinstance(model_type, str) or model_type not in _DEFAULTS:
         raise UnsupportedModelError(f"model_type={model_type!r}: expected one of {', '.join(_DEFAULTS)}")
     _refuse_unimplemented(hf, model_type)
     value = _SHARED_DEFAULTS | _DEFAULTS[model_type] | dict(hf)
@@ -137,7 +149,7 @@ def decoder_config_from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
         head_dim=hidden_size // num_heads if value["head_dim"] is None else value["head_dim"],
         rope_theta=theta,
         rope_scaling=scaling,
-        rms_norm_eps=float(value["rms_norm_eps"]),
+        rms_norm_eps=value["rms_norm_eps"],
         tie_embeddings=bool(value["tie_word_embeddings"]),
         qkv_bias=bool(value["attention_bias"]),
         out_bias=bool(value["attention_bias"]),
@@ -204,19 +216,41 @@ def _refuse_unimplemented(hf: Mapping[str, Any], model_type: str) -> None:
                 problems.append(f"{key}={value!r} is not implemented (only {only[key]!r})")
         elif key not in {*_SIZES, *_SHARED_DEFAULTS, *_DEFAULTS[model_type], *_ROPE_KEYS, *_HARMLESS.split()}:
             problems.append(f"{key}={value!r} is unknown, and may change what the model computes")
-    for name in hf.get("architectures") or []:
-        if not name.endswith("ForCausalLM"):
+    problems += _wrong_types(hf)
+    architectures = hf.get("architectures")
+    for name in architectures if isinstance(architectures, list) else []:
+        if not (isinstance(name, str) and name.endswith("ForCausalLM")):
             problems.append(f"architectures={name!r} is not implemented (only ...ForCausalLM)")
     if problems:
         raise UnsupportedModelError(f"config.json of a {model_type} model: " + "; ".join(problems))
+
+
+def _wrong_types(hf: Mapping[str, Any]) -> list[str]:
+    """The keys whose value has a type that the key cannot have."""
+    expected: dict[str, tuple[type, str]] = {
+        "architectures": (list, "a list of names"),
+        "rope_scaling": (dict, "a mapping"),
+        "rope_parameters": (dict, "a mapping"),
+        "tie_word_embeddings": (bool, "true or false"),
+        "attention_bias": (bool, "true or false"),
+        "mlp_bias": (bool, "true or false"),
+    }
+    return [
+        f"{key}={hf[key]!r}: expected {what}"
+        for key, (kind, what) in expected.items()
+        if hf.get(key) is not None and not isinstance(hf[key], kind)
+    ]
 
 
 def _rope_from_hf(hf: Mapping[str, Any]) -> tuple[float, Llama3RopeScaling | None]:
     """Base and scaling, from `rope_theta` with `rope_scaling`, or from `rope_parameters` which holds both."""
     scaling = dict(hf.get("rope_scaling") or {})
     parameters = dict(hf.get("rope_parameters") or {})
-    thetas = {float(t) for t in (hf.get("rope_theta"), parameters.pop("rope_theta", None)) if t is not None}
-    thetas |= {float(t) for t in (scaling.pop("rope_theta", None),) if t is not None}
+    given = (hf.get("rope_theta"), parameters.pop("rope_theta", None), scaling.pop("rope_theta", None))
+    for theta in given:
+        if theta is not None:
+            _require_positive_number("rope_theta", theta)
+    thetas = {float(theta) for theta in given if theta is not None}
     if len(thetas) > 1 or (scaling and parameters and scaling != parameters):
         raise UnsupportedModelError(
             f"rope_theta={hf.get('rope_theta')!r} and rope_scaling={hf.get('rope_scaling')!r} contradict "

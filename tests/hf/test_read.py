@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxalign.hf.checkpoint import CheckpointError, tokenizer_fingerprint
 from jaxalign.hf.mapping import LLAMA_TENSORS, TensorMismatchError, tensor_places
-from jaxalign.hf.read import SafetensorsSource, open_checkpoint
+from jaxalign.hf.read import SafetensorsSource, load_tokenizer, open_checkpoint
 from jaxalign.models.functional import DecoderFns, build_decoder
 
 AXES = {"heads": "tensor", "kv_heads": "tensor", "ffn": "tensor", "vocab": "tensor", "model": "fsdp"}
@@ -178,6 +178,14 @@ def _only_adapter(directory: Path) -> None:
     (directory / "config.json").rename(directory / "adapter_config.json")
 
 
+def _no_object(directory: Path) -> None:
+    (directory / "config.json").write_text("[]")
+
+
+def _no_weight_map(directory: Path) -> None:
+    (directory / "model.safetensors.index.json").write_text('{"metadata": {}}')
+
+
 def _truncate(directory: Path) -> None:
     file = directory / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -188,6 +196,8 @@ def _truncate(directory: Path) -> None:
     [
         (shutil.rmtree, r"neither a directory nor a \.gguf file.*hf download"),
         (_break_config, r"config\.json is not valid JSON"),
+        (_no_object, r"config\.json holds \[\], expected a JSON object"),
+        (_no_weight_map, r"index\.json: weight_map is None, expected a mapping from tensor names"),
         (_only_adapter, "has no config.json.*give its base model"),
         (_truncate, "not a whole safetensors file.*fetch it again"),
         (lambda d: (d / "model.safetensors").unlink(), r"neither model\.safetensors nor"),
@@ -205,6 +215,16 @@ def test_what_is_no_checkpoint_is_said_to_be_none(
 def test_missing_tokenizer_is_an_error_with_the_remedy(checkpoint_dir: Path) -> None:
     with pytest.raises(CheckpointError, match="copy the tokenizer files"):
         open_checkpoint(checkpoint_dir).load_tokenizer()
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_broken_tokenizer_is_an_error_with_the_remedy(tmp_path: Path, content: str) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: transformers cannot read its tokenizer .*fetch"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(CheckpointError, match="absent is no directory; give one with the tokenizer files"):
+        load_tokenizer(tmp_path / "absent")
 
 
 def _one_weight(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """The comparison with torch passes for true exports and fails for wrong ones."""
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,18 @@ def test_what_cannot_be_compared_is_refused(
         verify_export(decoder, params, None, directory, [np.array([3])], [np.array([True])])
     with pytest.raises(CheckpointError, match="neither a directory nor"):
         verify_export(decoder, params, None, tmp_path / "absent", *texts)
+
+
+def test_another_vocabulary_is_said_so(
+    opened: Any, texts: Any, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    checkpoint, _, params = opened
+    config = dataclasses.replace(checkpoint.config, vocab_size=96)
+    decoder = build_decoder(config, compute_dtype="float32", param_dtype="float32")
+    with pytest.raises(
+        CheckpointError, match="has vocab_size 64, this model 96: they are not the same model"
+    ):
+        verify_export(decoder, params, None, tiny_checkpoint("llama"), *texts)
 
 
 def test_missing_torch_names_the_extra(

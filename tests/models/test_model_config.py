@@ -98,6 +98,16 @@ def test_transformers_configs_are_read() -> None:
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "num_heads=4 is not divisible"),
         ({"head_dim": 7}, "head_dim=7 is odd"),
         ({"hidden_size": 32.0}, "hidden_size=32.0: expected a positive integer"),
+        ({"model_type": ["llama"]}, r"model_type=\['llama'\]: expected one of"),
+        ({"rope_scaling": "x"}, "rope_scaling='x': expected a mapping"),
+        ({"rope_parameters": [1]}, r"rope_parameters=\[1\]: expected a mapping"),
+        ({"rope_theta": "abc"}, "rope_theta='abc': expected a positive number"),
+        ({"rope_parameters": {"rope_theta": True}}, "rope_theta=True: expected a positive number"),
+        ({"rope_scaling": LLAMA3_SCALING | {"factor": "8"}}, "factor='8': expected a positive number"),
+        ({"rms_norm_eps": None}, "rms_norm_eps=None: expected a positive number"),
+        ({"architectures": 5}, "architectures=5: expected a list of names"),
+        ({"architectures": [5]}, "architectures=5 is not implemented"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings='no': expected true or false"),
     ],
 )
 def test_what_is_not_implemented_is_an_error_naming_key_and_value(
