@@ -42,6 +42,17 @@ def scalar_like(like: jax.Array, **scalars: ArrayLike) -> jax.Array:
     return jnp.asarray(scalar).astype(like.dtype)
 
 
+def positive_like(like: jax.Array, *, allow_zero: bool = False, **scalars: ArrayLike) -> jax.Array:
+    """As `scalar_like`; raises ValueError also if the scalar is not positive. A traced one passes unseen."""
+    converted = scalar_like(like, **scalars)
+    ((name, scalar),) = scalars.items()
+    if not isinstance(scalar, jax.core.Tracer):
+        concrete = float(jax.device_get(scalar))
+        if not (concrete > 0 or (allow_zero and concrete == 0)):
+            raise ValueError(f"{name}={concrete} must be {'not negative' if allow_zero else 'positive'}")
+    return converted
+
+
 def _require_shape(name: str, array: ArrayLike, expected: tuple[int, ...], meaning: str) -> None:
     if jnp.shape(array) != expected:
         raise ValueError(f"{name} has shape {jnp.shape(array)}, expected {expected} ({meaning})")

@@ -5,7 +5,7 @@ The loss that uses the margins lives in `jaxalign.losses`, the violation signal 
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from jaxalign.arrays import as_float
 @dataclasses.dataclass(frozen=True)
 class MarginConfig:
     """Options of the margin rule. Raises ValueError where they contradict each other.
+
+    Numbers may come as scalars of numpy or jax, and `target_rate` as an array [K]; kept are floats and a tuple.
 
     Attributes:
       num_categories: K.
@@ -44,8 +46,10 @@ class MarginConfig:
     normalize_mean: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.target_rate, int | float):
-            object.__setattr__(self, "target_rate", tuple(self.target_rate))  # a list would not be hashable
+        for field in dataclasses.fields(self):
+            if field.name not in ("num_categories", "update"):
+                plain = _as_plain(field.name, getattr(self, field.name), several=field.name == "target_rate")
+                object.__setattr__(self, field.name, plain)  # arrays and lists would not be hashable
         self._check_categories()
         if not -math.inf < self.minimum <= self.initial <= self.maximum < math.inf:
             raise ValueError(
@@ -87,6 +91,22 @@ class MarginConfig:
             raise ValueError(f"target_rate={self.target_rate} must lie between 0 and 1")
 
 
+def _as_plain(name: str, given: Any, several: bool) -> Any:
+    """A number, or where `several` may be given a tuple of numbers; None stays. Raises ValueError."""
+    try:
+        values = given.tolist() if hasattr(given, "tolist") else given
+        if several and isinstance(values, list | tuple):
+            return tuple(_as_plain(name, value, several=False) for value in values)
+        if values is None:
+            return None
+        if not isinstance(values, str):
+            return float(values)
+    except TypeError:  # neither a number nor, under a transformation, a known one
+        pass
+    expected = "one number for all categories or one per category" if several else "a number"
+    raise ValueError(f"{name}={given!r} must be {expected}")
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MarginState:
@@ -112,9 +132,10 @@ def margin_rule(config: MarginConfig) -> AdaptiveRule[MarginState, CategoryStats
         m_k <- clip(m_k + eta (v_k - eps_k), minimum, maximum)   additive
         m_k <- clip(m_k exp(eta (v_k - eps_k)), minimum, maximum)  multiplicative
 
-    A category without pairs keeps all its values bit for bit. With `normalize_mean = c` the state is the
-    same, and `value` gives the margins nearest to it, by least squares, that lie within the bounds and have
-    mean c; where all margins of the state are equal, all are c.
+    A category without pairs keeps all its values bit for bit, and so does one whose statistics are not finite:
+    its running rate would never recover. The statistics themselves and the loss of that step still show it.
+    With `normalize_mean = c` the state is the same, and `value` gives the margins nearest to it, by least
+    squares, that lie within the bounds and have mean c; where all margins of the state are equal, all are c.
 
     Source: Cat-DPO, arXiv 2604.17299; reconstructed from the abstract, not checked against the authors' code.
 
@@ -156,7 +177,7 @@ def margin_rule(config: MarginConfig) -> AdaptiveRule[MarginState, CategoryStats
         violations, pairs = jax.lax.stop_gradient(
             (stats.violations.astype(jnp.float32), stats.pairs.astype(jnp.float32))
         )
-        present = pairs > 0
+        present = (pairs > 0) & jnp.isfinite(pairs) & jnp.isfinite(violations)
         rate = violations / jnp.where(present, pairs, 1.0)
         running = (1 - config.ema_rate) * state.violation_rate + config.ema_rate * rate
         running = jnp.where(state.num_seen > 0, running, rate)
@@ -165,7 +186,7 @@ def margin_rule(config: MarginConfig) -> AdaptiveRule[MarginState, CategoryStats
             margin=jnp.where(present, margin, state.margin),
             violation_rate=jnp.where(present, running, state.violation_rate),
             # ceil: a category of fractional weight was seen too; whole counts are exact
-            num_seen=state.num_seen + jnp.ceil(pairs).astype(jnp.int32),
+            num_seen=state.num_seen + jnp.ceil(jnp.where(present, pairs, 0.0)).astype(jnp.int32),
         )
 
     return AdaptiveRule(init, value, update)
@@ -215,7 +236,7 @@ def pair_margins(
     """
     margins = jax.lax.stop_gradient(as_float(margins))
     belongs = jnp.asarray(categories).astype(bool)
-    if margins.ndim != 1 or belongs.shape[-1:] != margins.shape:
+    if margins.ndim != 1 or belongs.ndim != 2 or belongs.shape[1:] != margins.shape:
         raise ValueError(
             f"categories has shape {belongs.shape}, expected [B, K] for margins [K] of shape {margins.shape}"
         )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxalign.arrays import matching_floats, scalar_like
+from jaxalign.arrays import matching_floats, positive_like, scalar_like
 
 
 def ratio_weights(
@@ -28,7 +28,7 @@ def ratio_weights(
       `(chosen_weight, rejected_weight)`, each `[B]`; no gradient flows into them.
 
     Raises:
-      ValueError: if the shapes differ; names the argument.
+      ValueError: if the shapes differ or a concrete floor is not positive; names the argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -37,7 +37,7 @@ def ratio_weights(
       ([0.5, 1.0], [1.5, 1.0])
     """
     chosen_mi, rejected_mi = _mutual_information(chosen_mi, rejected_mi)
-    least = scalar_like(chosen_mi, floor=floor)
+    least = positive_like(chosen_mi, floor=floor)
     chosen_mi, rejected_mi = jnp.maximum(chosen_mi, least), jnp.maximum(rejected_mi, least)
     total = chosen_mi + rejected_mi
     equal = chosen_mi == rejected_mi  # exact on every device, also where a division is not correctly rounded
@@ -62,7 +62,7 @@ def softmax_weights(
       `(chosen_weight, rejected_weight)`, each `[B]`; no gradient flows into them.
 
     Raises:
-      ValueError: if the shapes differ; names the argument.
+      ValueError: if the shapes differ or a concrete temperature is not positive; names the argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -71,7 +71,7 @@ def softmax_weights(
       0.537883 1.462117
     """
     chosen_mi, rejected_mi = _mutual_information(chosen_mi, rejected_mi)
-    return _twice_softmax((rejected_mi - chosen_mi) / scalar_like(chosen_mi, temperature=temperature))
+    return _twice_softmax((rejected_mi - chosen_mi) / positive_like(chosen_mi, temperature=temperature))
 
 
 def power_weights(
@@ -101,7 +101,7 @@ def power_weights(
       `(chosen_weight, rejected_weight)`, each `[B]`; no gradient flows into them.
 
     Raises:
-      ValueError: if the shapes differ; names the argument.
+      ValueError: if the shapes differ or a concrete floor is not positive or alpha negative; names the argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -111,11 +111,12 @@ def power_weights(
       0.666667 1.333333
     """
     chosen_mi, rejected_mi = _mutual_information(chosen_mi, rejected_mi)
-    least = scalar_like(chosen_mi, floor=floor)
+    least = positive_like(chosen_mi, floor=floor)
     known = jax.lax.stop_gradient(scalar_like(chosen_mi, mean_mi=mean_mi)) > 0
     # Ibar cancels in the normalisation: the difference of the logarithms is all that is left of the ratios.
     ratio = jnp.log(jnp.maximum(rejected_mi, least)) - jnp.log(jnp.maximum(chosen_mi, least))
-    return _twice_softmax(jnp.where(known, scalar_like(chosen_mi, alpha=alpha) * ratio, 0.0))
+    exponent = positive_like(chosen_mi, alpha=alpha, allow_zero=True)
+    return _twice_softmax(jnp.where(known, exponent * ratio, 0.0))
 
 
 def _mutual_information(chosen_mi: ArrayLike, rejected_mi: ArrayLike) -> tuple[jax.Array, jax.Array]:

@@ -252,3 +252,29 @@ def test_contradicting_options_raise(options, message):
 
 def test_config_is_hashable():
     assert len({BalanceConfig(), BalanceConfig(), FOLLOWING}) == 2
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (lambda mi: ratio_weights(mi, -mi, floor=0.0), "floor=0.0 must be positive"),
+        (lambda mi: ratio_weights(mi, -mi, floor=-1.0), "floor=-1.0 must be positive"),
+        (lambda mi: softmax_weights(mi, -mi, temperature=0), "temperature=0.0 must be positive"),
+        (
+            lambda mi: softmax_weights(mi, -mi, temperature=np.float32(-1)),
+            "temperature=-1.0 must be positive",
+        ),
+        (lambda mi: power_weights(mi, -mi, 1.0, alpha=1.0, floor=float("nan")), "floor=nan must be positive"),
+        (lambda mi: power_weights(mi, -mi, 1.0, alpha=-0.5), "alpha=-0.5 must be not negative"),
+    ],
+)
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_known_constants_that_invert_or_break_weights_raise(weights, message, transform):
+    with pytest.raises(ValueError, match=message):
+        transform(weights)(jnp.ones(2))
+
+
+def test_traced_constants_of_the_weights_pass():
+    mi = jnp.array([0.75]), jnp.array([0.25])
+    traced = jax.jit(lambda floor: ratio_weights(*mi, floor=floor))(0.01)
+    np.testing.assert_array_equal(traced, ratio_weights(*mi, floor=0.01))

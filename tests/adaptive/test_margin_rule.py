@@ -223,9 +223,33 @@ def test_config_is_hashable_also_with_a_list_of_targets():
     assert len({CONFIG, dataclasses.replace(CONFIG), per_category}) == 2
 
 
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_config_takes_numbers_of_numpy_and_jax(array):
+    options = {"target_rate": array(0.25), "initial": array(1.0), "normalize_mean": array(1.5)}
+    assert dataclasses.replace(CONFIG, **options) == dataclasses.replace(CONFIG, normalize_mean=1.5)
+    per_category = dataclasses.replace(CONFIG, target_rate=array(PER_CATEGORY))
+    assert per_category.target_rate == PER_CATEGORY
+    assert hash(per_category) == hash(dataclasses.replace(CONFIG, target_rate=PER_CATEGORY))
+    scalars = [array(rate) for rate in PER_CATEGORY]
+    assert dataclasses.replace(CONFIG, target_rate=scalars) == per_category
+
+
+def test_broken_statistics_leave_their_category_bit_identical():
+    rule = margin_rule(CONFIG)
+    before = rule.update(stats([1, 1, 1, 1], [2, 2, 2, 2]), rule.init())
+    after = rule.update(stats([np.nan, np.inf, 1, 2], [2, 2, np.nan, 2]), before)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(np.asarray(new)[:3], np.asarray(old)[:3])
+        assert new[3] > old[3]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"target_rate": "0.1"}, "target_rate='0.1' must be one number for all categories or one per category"),
+        ({"target_rate": np.full((2, 4), 0.1)}, "target_rate=.* must be a number"),
+        ({"target_rate": (0.1, "x", 0.1, 0.1)}, "target_rate='x' must be a number"),
+        ({"step_size": jnp.ones(2)}, "step_size=.* must be a number"),
         ({"num_categories": 0}, "num_categories=0 must be at least 1"),
         (
             {"minimum": 1.0, "maximum": 1.0},

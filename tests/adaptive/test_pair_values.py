@@ -30,7 +30,7 @@ def test_pair_margin_reduces_over_the_categories_of_the_pair(reduce, expected, d
     np.testing.assert_array_equal(
         jax.jit(pair_margins, static_argnums=2)(MARGINS, categories, reduce), expected
     )
-    one_by_one = jax.vmap(lambda row: pair_margins(MARGINS, row, reduce))(categories)
+    one_by_one = jax.vmap(lambda row: pair_margins(MARGINS, row[None], reduce)[0])(categories)
     np.testing.assert_array_equal(one_by_one, expected)
 
 
@@ -53,6 +53,12 @@ def test_unknown_reduction_raises():
 def test_categories_that_do_not_fit_the_margins_raise():
     with pytest.raises(ValueError, match=r"categories has shape \(4, 3\), expected \[B, K\] for margins"):
         pair_margins(jnp.ones(2), jnp.asarray(CATEGORIES))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 3)])
+def test_categories_that_are_no_matrix_raise(shape):
+    with pytest.raises(ValueError, match=r"categories has shape .* expected \[B, K\] for margins"):
+        pair_margins(MARGINS, jnp.ones(shape))
 
 
 def test_hard_violation_is_a_gap_below_the_threshold():
