@@ -34,6 +34,7 @@ class TextCounts:
 
     pairs: int
     prompts: int
+    repeated: int  # rows that say what an earlier one says; the repeats of a weighted source do not count
     near_identical: int
     chosen_length: float
     rejected_length: float
@@ -110,6 +111,8 @@ def _check_split(
     bad_rows += [f"{split}: {message}" for message in dataset.skipped[:NUM_SHOWN]]
     if len(dataset.skipped) > NUM_SHOWN:
         bad_rows.append(f"{split}: {len(dataset.skipped) - NUM_SHOWN} more pairs that cannot be tokenised")
+    skipped_rows = set(dataset.skipped_rows)
+    pairs = [pair for i, pair in enumerate(pairs) if i not in skipped_rows]  # as in the data set
     texts = _text_counts(pairs, dataset)
     check.splits.append(SplitCheck(report, texts))
     check.warnings.extend(f"{split}: {warning}" for warning in _warnings(pairs, texts[""]))
@@ -131,12 +134,13 @@ def _text_counts(pairs: Sequence[Pair], dataset: TokenizedDataset) -> dict[str, 
     for name, member in rows.items():
         if not member.any():
             continue
-        group = [pair for pair in pairs if not name or name in (pair.categories or (NO_CATEGORY,))]
+        group = [pair for pair, inside in zip(pairs, member, strict=True) if inside]
         chosen, rejected = lengths[member, 1], lengths[member, 2]
         prompts, chosen_cut, rejected_cut = cut[member].sum(axis=0).tolist()
         counts[name] = TextCounts(
             pairs=len(group),
             prompts=len({prompt_key(pair.prompt) for pair in group}),
+            repeated=_num_repeated(group),
             near_identical=sum(word_overlap(pair.chosen, pair.rejected) >= NEAR_IDENTICAL for pair in group),
             chosen_length=float(chosen.mean()),
             rejected_length=float(rejected.mean()),
@@ -146,11 +150,17 @@ def _text_counts(pairs: Sequence[Pair], dataset: TokenizedDataset) -> dict[str, 
     return counts
 
 
+def _num_repeated(pairs: Sequence[Pair]) -> int:
+    rows = {id(pair): pair for pair in pairs}.values()  # a weighted source repeats the very same objects
+    return len(rows) - len({(pair.prompt, pair.chosen, pair.rejected) for pair in rows})
+
+
 def _warnings(pairs: Sequence[Pair], total: TextCounts) -> list[str]:
     harmless = sum(bool(p.categories) and not (p.chosen_unsafe or p.rejected_unsafe) for p in pairs)
     unlabeled = sum(not p.categories and (p.chosen_unsafe or p.rejected_unsafe) for p in pairs)
     safer_lost = sum(p.chosen_unsafe and not p.rejected_unsafe for p in pairs)
     numbers = {
+        "pairs repeat an earlier one (the same prompt, chosen and rejected response)": total.repeated,
         f"pairs are near-identical (word overlap of at least {NEAR_IDENTICAL})": total.near_identical,
         "pairs have a category though both responses are safe: no margin acts on them": harmless,
         "pairs have an unsafe response and no category: no margin acts on them": unlabeled,
@@ -208,6 +218,7 @@ def _text_table(split: SplitCheck) -> Table:
     columns = (
         "pairs",
         "prompts",
+        "re-\npeated",
         "near-\nidentical",
         "tokens\nchosen",
         "tokens\nrejected",
@@ -220,6 +231,7 @@ def _text_table(split: SplitCheck) -> Table:
             Text(name or "all"),
             str(count.pairs),
             str(count.prompts),
+            str(count.repeated),
             str(count.near_identical),
             f"{count.chosen_length:.1f}",
             f"{count.rejected_length:.1f}",

@@ -53,6 +53,7 @@ class TokenizedDataset:
     origins: tuple[str, ...]  # "file:row" of each pair, for messages
     num_cut: np.ndarray
     skipped: tuple[str, ...]  # what was wrong with the pairs left out while tokenising
+    skipped_rows: tuple[int, ...] = ()  # where these stood among the pairs given
     reference_logps: np.ndarray | None = None
     mi: np.ndarray | None = None
 
@@ -82,28 +83,18 @@ class TokenizedDataset:
         digest.update(repr((self.category_names, self.pad_id)).encode())
         return digest.hexdigest()
 
-    def with_reference(self, reference_logps: np.ndarray, mi: np.ndarray) -> "TokenizedDataset":
-        """The same pairs with the reference's log-probs and MI, each [n, 2]. Raises ValueError."""
-        for name, array in (("reference_logps", reference_logps), ("mi", mi)):
-            if array.shape != (len(self), 2):
-                raise ValueError(
-                    f"{name} has shape {array.shape}, expected {(len(self), 2)}: one row per pair"
-                )
-            if not np.isfinite(array).all():
-                row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-                raise ValueError(
-                    f"{name} is not finite at {self.origins[row]}: the reference model is broken"
-                )
-        return dataclasses.replace(
-            self, reference_logps=reference_logps.astype(np.float32), mi=mi.astype(np.float32)
-        )
-
     def select(self, rows: np.ndarray) -> "TokenizedDataset":
         """The pairs of `rows` [m], in that order."""
         chosen: dict[str, Any] = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            per_pair = item.name not in ("category_names", "pad_id", "empty_prompt_ids", "skipped")
+            per_pair = item.name not in (
+                "category_names",
+                "pad_id",
+                "empty_prompt_ids",
+                "skipped",
+                "skipped_rows",
+            )
             if per_pair and value is not None:
                 chosen[item.name] = (
                     value[rows] if isinstance(value, np.ndarray) else tuple(value[row] for row in rows)

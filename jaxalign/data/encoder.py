@@ -27,6 +27,7 @@ class Encoder:
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._prefix = self._text_prefix()
+        self.empty_prompt_ids = self._empty_prompt_ids()
 
     def prompt_ids(self, prompt: tuple[Message, ...], origin: str) -> list[int]:
         """Ids of a prompt with all that comes before a response. Raises DataError."""
@@ -48,6 +49,9 @@ class Encoder:
             return list(
                 self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
             )
+        except jinja2.TemplateSyntaxError as error:
+            got = f"a chat template with an error in line {error.lineno} ({error.message})"
+            raise _unfit(got, "a template that jinja2 can read", "correct the chat template") from error
         except jinja2.TemplateError as error:  # templates refuse roles and orders that the model never saw
             raise DataError(
                 "refused by the chat template",
@@ -58,7 +62,7 @@ class Encoder:
                 remedy="remove data.system_prompt or correct the roles",
             ) from error
 
-    def empty_prompt_ids(self) -> list[int]:
+    def _empty_prompt_ids(self) -> list[int]:
         """Ids before a response to nothing: the template around an empty user turn, or one first token."""
         if self._config.prompt_format == "chat":
             return self.prompt_ids((Message("user", ""),), "an empty prompt")

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,8 @@ def _read_json_lines(file: Path, content: bytes) -> Iterator[Record | DataError]
             yield _record(origin, json.loads(line.decode("utf-8")))
         except UnicodeDecodeError as error:
             yield _not_utf8(origin, error, OR_SKIP)
-        except json.JSONDecodeError as error:
-            got = f"{error.msg} at column {error.colno} of {shown(line.decode('utf-8'))}"
+        except (ValueError, RecursionError) as error:
+            got = f"{_json_problem(error)} of {shown(line.decode('utf-8'))}"
             remedy = f"correct the line{OR_SKIP}"
             yield DataError("broken JSON", origin=origin, got=got, expected="one JSON object", remedy=remedy)
 
@@ -110,15 +111,22 @@ def _read_json_array(file: Path, content: bytes) -> Iterator[Record | DataError]
         rows = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _not_utf8(str(file), error) from error
-    except json.JSONDecodeError as error:
-        origin = f"{file}:{error.lineno}"
-        message = f"{error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:
+        origin = f"{file}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(file)
+        message = _json_problem(error)
         remedy = "correct the file, or write one object a line as .jsonl"
         raise DataError(
             "broken JSON", origin=origin, got=message, expected="a JSON array", remedy=remedy
         ) from error
     for number, row in enumerate(rows, start=1):
         yield _record(f"{file}:{number}", row)
+
+
+def _json_problem(error: ValueError | RecursionError) -> str:
+    """What the parser says; beside broken syntax it refuses integers of thousands of digits and deep nesting."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "too deep nesting" if isinstance(error, RecursionError) else str(error).partition(";")[0]
 
 
 def _record(origin: str, row: Any) -> Record | DataError:
@@ -133,7 +141,9 @@ def _read_csv(file: Path, content: bytes) -> Iterator[Record | DataError]:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _not_utf8(str(file), error) from error
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # no cell is longer than its file
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    _check_header(file, reader)
     while True:
         first_line = reader.line_num + 1
         try:
@@ -141,10 +151,7 @@ def _read_csv(file: Path, content: bytes) -> Iterator[Record | DataError]:
         except StopIteration:
             return
         except csv.Error as error:
-            message = f"{error} near line {reader.line_num}"
-            raise _file_error(
-                "broken CSV", file, message, "comma-separated values", "correct the file"
-            ) from error
+            raise _broken_csv(file, reader, error) from error
         origin = f"{file}:{max(first_line, 2)}"  # line 1 is the header
         if None in row or None in row.values():
             remedy = f"quote texts that hold commas or line breaks{OR_SKIP}"
@@ -156,6 +163,22 @@ def _read_csv(file: Path, content: bytes) -> Iterator[Record | DataError]:
             yield Record(origin, {key: value or None for key, value in row.items()})
 
 
+def _check_header(file: Path, reader: "csv.DictReader[str]") -> None:
+    try:
+        names = reader.fieldnames or ()
+    except csv.Error as error:
+        raise _broken_csv(file, reader, error) from error
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        got, expected = f"columns named alike: {twice}", "a header that names each column once"
+        raise _file_error("broken CSV", file, got, expected, "rename or remove all but one of them")
+
+
+def _broken_csv(file: Path, reader: "csv.DictReader[str]", error: csv.Error) -> DataError:
+    message = f"{error} near line {reader.line_num}"
+    return _file_error("broken CSV", file, message, "comma-separated values", "correct the file")
+
+
 def _read_parquet(file: Path) -> Iterator[Record]:
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
@@ -165,7 +188,7 @@ def _read_parquet(file: Path) -> Iterator[Record]:
         rows = (row for batch in table.iter_batches(batch_size=1024) for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):
             yield Record(f"{file}:{number}", row)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _file_error(
             "unreadable file", file, str(error), "a whole parquet file", "fetch the file again"
         ) from error

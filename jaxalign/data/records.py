@@ -12,7 +12,10 @@ REMEDY = f"correct the row{OR_SKIP}"
 
 def shown(value: object, limit: int = 60) -> str:
     """A value as error messages show it: its type and a short repr."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = "of very deep nesting"
     return f"{type(value).__name__} {text if len(text) <= limit else text[:limit] + '...'}"
 
 
@@ -45,7 +48,18 @@ class Record:
             raise self.error("wrong type", field, got=shown(value), expected="a text")
         if not value.strip():
             raise self.error("empty text", field, got=shown(value), expected="a text that is not blank")
+        self.check_unicode(value, field)
         return value
+
+    def check_unicode(self, value: str, field: str) -> None:
+        """Raise DataError for half a character: JSON can escape one, but no tokenizer can read it."""
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            got = f"{shown(value[error.start])} at position {error.start}"
+            raise self.error(
+                "lone surrogate", field, got=got, expected="a text that UTF-8 can hold"
+            ) from error
 
     def flag(self, field: str) -> bool:
         """A boolean; the words true and false too, as csv files have them. Raises DataError."""
@@ -65,7 +79,7 @@ class Record:
                 if isinstance(value, int | float | str) and not isinstance(value, bool)
                 else math.nan
             )
-        except ValueError:
+        except (ValueError, OverflowError):  # no number, or an integer beyond all floats
             number = math.nan
         if not math.isfinite(number):
             raise self.error("wrong type", field, got=shown(value), expected="a finite number")

@@ -8,14 +8,14 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from jaxalign.data.schema import PKU_CATEGORIES
+from jaxalign.data.schema import PKU_CATEGORIES, DataError
 
 Row = dict[str, Any]
 Words = dict[str, Any]  # a part of sample.yaml
@@ -50,19 +50,40 @@ class _Response:
 
 
 def write_sample(directory: str | Path, *, seed: int = 0) -> tuple[Path, Path]:
-    """Write train.jsonl and heldout.jsonl, 1,200 rows together, and return their paths. Overwrites both."""
+    """Write train.jsonl and heldout.jsonl, 1,200 rows together, and return their paths.
+
+    Raises DataError, and writes nothing, if one of them is there with other content.
+    """
     words = yaml.safe_load(Path(__file__).with_name("sample.yaml").read_text(encoding="utf-8"))
     rng = random.Random(seed)
     rows = [row for topic in words["topics"] for row in _topic_rows(topic, words, rng)]
     rows += _benign_rows(words, rng)
     rows = _shuffled(rows, rng)
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "train.jsonl", folder / "heldout.jsonl"
-    for path, heldout in zip(paths, (False, True), strict=True):
-        lines = [json.dumps(row) + "\n" for row, row_heldout in rows if row_heldout == heldout]
-        path.write_bytes("".join(lines).encode())
+    contents = [_lines(row for row, row_heldout in rows if row_heldout == part) for part in (False, True)]
+    for path, content in zip(paths, contents, strict=True):
+        _refuse_other_content(path, content)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
     return paths
+
+
+def _lines(rows: Iterable[Row]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def _refuse_other_content(path: Path, content: bytes) -> None:
+    if not path.exists() or (path.is_file() and path.read_bytes() == content):
+        return
+    raise DataError(
+        "file exists",
+        origin=str(path),
+        got="other content than would be written",
+        expected="no such file, or the sample of this seed",
+        remedy="give another directory, or move the file away",
+    )
 
 
 def _topic_rows(topic: Words, words: Words, rng: random.Random) -> Iterator[tuple[Row, bool]]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
-from jaxalign.data.schema import VOCABULARIES
+from jaxalign.data.schema import RESERVED_NAMES, VOCABULARIES
 from jaxalign.settings import Settings
 
 Format = Literal["pku", "beavertails", "hh", "trl", "plain"]
@@ -106,7 +106,7 @@ class DataConfig(Settings):
         ge=2,
         description="tokens with end of sequence; a longer response is cut and then does not end",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="draws which rows a weighted source repeats once more")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -114,18 +114,34 @@ class DataConfig(Settings):
             raise ValueError("`heldout` and `heldout_fraction` both say what is held out; give one of them")
         if self.prompt_format == "raw" and self.system_prompt is not None:
             raise ValueError("`system_prompt` has an effect only with prompt_format: chat; remove it")
-        names = self.category_names
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"`categories` must be distinct names, at least one; got {list(names)}")
+        self._check_categories()
         self._check_weights()
         self._check_transform()
         return self
+
+    def _check_categories(self) -> None:
+        names = self.category_names
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"`categories` must be distinct names, at least one; got {list(names)}")
+        reserved = [name for name in names if name in RESERVED_NAMES]
+        if reserved:
+            raise ValueError(f"`categories` may not hold {reserved}: tables have rows so called; rename them")
+        spaced = [name for name in names if name != name.strip()]
+        if spaced:
+            raise ValueError(
+                f"`categories` holds {spaced}: names in the data are read without outer spaces; remove these"
+            )
 
     def _check_weights(self) -> None:
         weighted = [source.weight is not None for source in self.train]
         if any(weighted) and (not all(weighted) or len(weighted) == 1):
             raise ValueError(
                 "`weight` is a share of the mix: give it to every one of several train sources or to none"
+            )
+        if self.seed != 0 and not any(weighted):
+            raise ValueError(
+                f"`seed: {self.seed}` has an effect only with `weight`s, whose odd repeats it draws (the split "
+                "needs none, the order of training is train.seed); remove it"
             )
         if any(source.weight is not None for source in self.heldout):
             raise ValueError("`weight` has no effect in `heldout`, where each pair counts once; remove it")

@@ -41,17 +41,17 @@ def tokenize_pairs(
     on_error is skip, which counts) for a pair with an empty response or with equal responses once cut.
     """
     encoder = Encoder(tokenizer, config)
-    skipped: list[DataError] = []
+    skipped: dict[int, DataError] = {}
     rows = []
     with Stage("tokenize", len(pairs)) as stage:
-        for row in _rows(pairs, encoder):
+        for i, row in enumerate(_rows(pairs, encoder)):
             stage.advance()
             if isinstance(row, _Row):
                 rows.append(row)
             elif config.on_error == "raise":
                 raise row
             else:
-                skipped.append(row)
+                skipped[i] = row
     if not rows:
         raise DataError(
             "no pairs left",
@@ -61,7 +61,7 @@ def tokenize_pairs(
             remedy="see the log",
         )
     dataset = _dataset(rows, encoder, config, skipped)
-    for reason, number in Counter(error.reason for error in skipped).items():
+    for reason, number in Counter(error.reason for error in skipped.values()).items():
         log.warning("%d pairs skipped while tokenising (%s)", number, reason)
     for line in dataset.truncation().lines():
         log.info(line)
@@ -104,7 +104,7 @@ def _problem(pair: Pair, ids: list[list[int]], eos_id: int) -> DataError | None:
 
 
 def _dataset(
-    rows: list[_Row], encoder: Encoder, config: DataConfig, skipped: list[DataError]
+    rows: list[_Row], encoder: Encoder, config: DataConfig, skipped: dict[int, DataError]
 ) -> TokenizedDataset:
     names = config.category_names
     return TokenizedDataset(
@@ -116,8 +116,9 @@ def _dataset(
         rejected_unsafe=np.array([row.pair.rejected_unsafe for row in rows], np.float32),
         category_names=names,
         pad_id=encoder.pad_id,
-        empty_prompt_ids=np.array(encoder.empty_prompt_ids(), np.int32),
+        empty_prompt_ids=np.array(encoder.empty_prompt_ids, np.int32),
         origins=tuple(row.pair.origin for row in rows),
         num_cut=np.array([row.num_cut for row in rows], np.int32),
-        skipped=tuple(map(str, skipped)),
+        skipped=tuple(map(str, skipped.values())),
+        skipped_rows=tuple(skipped),
     )

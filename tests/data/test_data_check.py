@@ -43,7 +43,7 @@ def test_table_counts_by_category(write_rows: Write, tiny_tokenizer: Any, pku_ro
     assert check.ok
     lines = [line.split() for line in shown(check).splitlines()]
     assert ["Drugs", "3", "2", "1", "1", "1", "0"] in lines  # labels and transform
-    assert ["Drugs", "2", "1", "0", "9.0", "9.0", "50%", "0/0/0"] in lines  # texts
+    assert ["Drugs", "2", "1", "1", "0", "9.0", "9.0", "50%", "0/0/0"] in lines  # texts
 
 
 def test_shared_prompt_of_train_and_heldout_is_an_error(write_rows: Write, tiny_tokenizer: Any) -> None:
@@ -110,6 +110,35 @@ def test_warnings_name_what_training_would_not_say(write_rows: Write, tiny_token
     assert len(check.warnings) == len(expected)
     for warning, text in zip(check.warnings, expected, strict=True):
         assert warning.startswith(f"train: {text}")
+
+
+def test_repeated_rows_are_a_warning_with_their_number(write_rows: Write, tiny_tokenizer: Any) -> None:
+    data = rows(3, categories=["Drugs"]) * 5 + rows(1, "other")
+    check = check_data(DataConfig(train=[plain(write_rows(data))]), tiny_tokenizer)
+    expected = "train: 12 pairs repeat an earlier one (the same prompt, chosen and rejected response)"
+    assert expected in check.warnings
+    lines = [line.split()[:4] for line in shown(check).splitlines()]
+    assert ["all", "16", "4", "12"] in lines
+    assert ["Drugs", "15", "3", "12"] in lines
+    assert ["(none)", "1", "1", "0"] in lines
+
+
+def test_repeats_by_weight_are_no_repeated_rows(write_rows: Write, tiny_tokenizer: Any) -> None:
+    small, large = write_rows(rows(2)), write_rows(rows(6, "other"), "b.jsonl")
+    sources = [plain(small) | {"weight": 1.0}, plain(large) | {"weight": 1.0}]
+    check = check_data(DataConfig(train=sources), tiny_tokenizer)
+    texts = check.splits[0].texts[""]
+    assert (texts.pairs, texts.prompts, texts.repeated) == (12, 8, 0)
+    twice = DataConfig(train=[plain(small), plain(small)])
+    assert check_data(twice, tiny_tokenizer).splits[0].texts[""].repeated == 2
+
+
+def test_all_columns_leave_out_what_cannot_be_tokenised(write_rows: Write, tiny_tokenizer: Any) -> None:
+    bad = rows(3, "bad", chosen="<|eos|>", categories=["Drugs"])
+    data = [*bad, *rows(2, categories=["Drugs"])]
+    texts = check_data(DataConfig(train=[plain(write_rows(data))]), tiny_tokenizer).splits[0].texts
+    for name in ("", "Drugs"):
+        assert (texts[name].pairs, texts[name].prompts, texts[name].near_identical) == (2, 2, 0)
 
 
 def test_category_without_heldout_pairs_is_a_warning(write_rows: Write, tiny_tokenizer: Any) -> None:

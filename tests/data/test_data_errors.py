@@ -69,6 +69,16 @@ def test_bad_plain_row(write_rows: Write, case: str) -> None:
     [
         (b'{"prompt": "Ask?", "chosen": ', "broken JSON: got Expecting value at column 30"),
         (b'{"prompt": "caf\xe9"}', "not UTF-8: got byte 0xe9 at position 15"),
+        (b'{"prompt": ' + b"9" * 5000 + b"}", "broken JSON: got Exceeds the limit"),
+        (b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "broken JSON: got too deep nesting"),
+        (
+            b'{"prompt": "Ask?", "chosen": "a \\ud800 b", "rejected": "c"}',
+            r"'chosen': lone surrogate: got str",
+        ),
+        (
+            b'{"prompt": "Ask?", "chosen": "a", "rejected": "c", "rejected_unsafe": ' + b"9" * 400 + b"}",
+            "'rejected_unsafe': wrong type",
+        ),
     ],
 )
 def test_bad_line(write_rows: Write, line: bytes, message: str) -> None:
@@ -79,6 +89,12 @@ def test_bad_line(write_rows: Write, line: bytes, message: str) -> None:
 def test_bad_csv_row(write_rows: Write) -> None:
     content = b"prompt,chosen,rejected\nAsk?,No.,Yes.\nAsk?,No,yes,maybe\nAsk?,No.,Yes.\n"
     check_bad_row(write_rows(content, "a.csv"), 3, "broken CSV: got another number, expected the 3 columns")
+
+
+def test_long_csv_cell_is_read(write_rows: Write) -> None:
+    content = b"prompt,chosen,rejected\nAsk?,No.," + b"x" * 200_000 + b"\n"
+    (pair,), _ = load_pairs(DataConfig(train=[source(write_rows(content, "a.csv"))]), "train")
+    assert len(pair.rejected) == 200_000
 
 
 PKU_FIELDS = {
@@ -164,6 +180,7 @@ TRL_ROWS = {
         r"'chosen\[1\]': wrong type",
     ),
     "content": ({"chosen": [turn("user", 1)], "rejected": [turn("user")]}, r"'chosen\[0\]': wrong type"),
+    "surrogate": ({"chosen": [turn("user", "\ud800")], "rejected": [turn("user")]}, "lone surrogate"),
     "blank": ({"chosen": [turn("user", " ")], "rejected": [turn("user")]}, r"'chosen\[0\]': empty text"),
     "mixed": ({"chosen": [turn("user")], "rejected": "text"}, "'rejected': wrong type: got str 'text'"),
     "ends with assistant": (
@@ -211,6 +228,14 @@ FILES = {
     "array not UTF-8": (b'["\xff"]', "a.json", "not UTF-8: got byte 0xff"),
     "csv not UTF-8": (b"prompt\n\xff\n", "a.csv", "not UTF-8: got byte 0xff"),
     "csv quotes": (b'prompt\n"a" b\n', "a.csv", "broken CSV: got"),
+    "csv header": (
+        b"prompt,chosen,chosen\na,b,c\n",
+        "a.csv",
+        r"broken CSV: got columns named alike: \['chosen'\]",
+    ),
+    "csv header quotes": (b'"prompt" b\n', "a.csv", "broken CSV: got"),
+    "huge number": (b"[" + b"9" * 5000 + b"]", "a.json", "a.json: broken JSON: got Exceeds the limit"),
+    "deep array": (b"[" * 100_000, "a.json", "a.json: broken JSON: got too deep nesting"),
     "parquet": (b"PAR1 not", "a.parquet", "unreadable file"),
 }
 

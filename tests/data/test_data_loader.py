@@ -31,6 +31,10 @@ def assert_equal(first: PairBatch, second: PairBatch) -> None:
         np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name), field.name)
 
 
+def with_reference(dataset: TokenizedDataset, logps: np.ndarray, mi: np.ndarray) -> TokenizedDataset:
+    return dataclasses.replace(dataset, reference_logps=logps.astype(np.float32), mi=mi.astype(np.float32))
+
+
 def test_batch_depends_on_seed_and_step_alone(dataset: TokenizedDataset) -> None:
     first, second = make_loader(dataset), make_loader(dataset)
     batches = [first.batch(step) for step in range(9)]
@@ -52,7 +56,7 @@ def test_epoch_holds_every_pair_once_in_a_new_order(dataset: TokenizedDataset) -
 
 def test_last_batch_is_padded_with_pairs_that_count_nowhere(dataset: TokenizedDataset) -> None:
     values = np.arange(1.0, 2 * NUM + 1).reshape(NUM, 2)
-    batch = make_loader(dataset.with_reference(values, values)).batch(2)
+    batch = make_loader(with_reference(dataset, values, values)).batch(2)
     assert batch.weight.tolist() == [1, 1, 0, 0]
     assert batch.index[2:].tolist() == [-1, -1]
     for name in ("response_mask", "categories", "chosen_unsafe", "rejected_unsafe", "reference_logps", "mi"):
@@ -101,7 +105,7 @@ def test_batch_has_the_types_of_pair_batch(dataset: TokenizedDataset) -> None:
 def test_reference_values_come_out_with_their_pairs(dataset: TokenizedDataset) -> None:
     assert not make_loader(dataset).batch(0).reference_logps.any()
     logps, mi = np.random.default_rng(0).normal(size=(2, NUM, 2))
-    batch = make_loader(dataset.with_reference(logps, mi)).batch(0)
+    batch = make_loader(with_reference(dataset, logps, mi)).batch(0)
     np.testing.assert_array_equal(batch.reference_logps, logps.astype(np.float32)[batch.index])
     np.testing.assert_array_equal(batch.mi, mi.astype(np.float32)[batch.index])
 

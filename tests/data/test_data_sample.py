@@ -10,7 +10,7 @@ import pytest
 
 from jaxalign.data.check import check_data
 from jaxalign.data.sample import write_sample
-from jaxalign.data.schema import PKU_CATEGORIES
+from jaxalign.data.schema import PKU_CATEGORIES, DataError
 from jaxalign.data.settings import DataConfig
 from jaxalign.data.sources import load_pairs
 
@@ -49,6 +49,18 @@ def test_same_seed_gives_the_same_bytes(paths: tuple[Path, Path], tmp_path: Path
     again, other = write_sample(tmp_path / "a", seed=0), write_sample(tmp_path / "b", seed=1)
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
     assert other[0].read_bytes() != again[0].read_bytes()
+
+
+def test_files_of_others_are_not_overwritten(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    write_sample(tmp_path)  # the same content: nothing to refuse
+    mine = tmp_path / "heldout.jsonl"
+    mine.write_text("mine")
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(DataError, match=r"heldout\.jsonl: file exists: got other content.*another directory"):
+        write_sample(tmp_path)
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "train.jsonl").exists()
 
 
 def test_row_has_the_full_schema(rows: Rows) -> None:

@@ -40,6 +40,11 @@ def test_source_refuses_option(options: dict, message: str) -> None:
         ({"categories": []}, "distinct names, at least one"),
         ({"categories": ["a", "a"]}, "distinct names, at least one"),
         ({"categories": ["a;b"]}, "should match pattern"),
+        ({"categories": ["all", "x"]}, r"may not hold \['all'\]: tables have rows so called"),
+        ({"categories": ["(none)", "(no category)"]}, r"may not hold \['\(none\)', '\(no category\)'\]"),
+        ({"categories": ["Drugs ", "x"]}, r"holds \['Drugs '\]: names in the data are read without outer"),
+        ({"categories": [" "]}, "without outer spaces; remove these"),
+        ({"seed": 3}, "`seed: 3` has an effect only with `weight`s"),
         ({"train": [PKU | {"weight": 1.0}]}, "share of the mix"),
         ({"train": [PKU | {"weight": 1.0}, HH]}, "share of the mix"),
         ({"heldout": [PKU | {"weight": 1.0}]}, "no effect in `heldout`"),
@@ -60,6 +65,10 @@ def test_dumped_config_loads_to_the_same_config() -> None:
     config = DataConfig(train=[PKU, plain], heldout_fraction=0.2, safety_transform=True)
     assert DataConfig(**config.model_dump()) == config
     assert DataConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_seed_is_taken_with_weights() -> None:
+    assert DataConfig(train=[PKU | {"weight": 1.0}, HH | {"weight": 2.0}], seed=3).seed == 3
 
 
 def test_category_names_follow_the_config() -> None:

@@ -38,7 +38,8 @@ def test_heldout_fraction_splits_by_prompt_and_loses_nothing(write_rows: Write) 
 def test_heldout_prompts_do_not_depend_on_seed_order_or_spelling(write_rows: Write) -> None:
     forward = DataConfig(train=[plain(write_rows(rows(100)))], heldout_fraction=0.3)
     shouted = [row | {"prompt": "  " + row["prompt"].upper()} for row in reversed(rows(100))]
-    other = DataConfig(train=[plain(write_rows(shouted, "b.jsonl"))], heldout_fraction=0.3, seed=7)
+    halves = [plain(write_rows(shouted[i::2], f"{i}.jsonl")) | {"weight": 1.0 + i} for i in (0, 1)]
+    other = DataConfig(train=halves, heldout_fraction=0.3, seed=7)
     assert prompts(load_pairs(forward, "heldout")[0]) == prompts(load_pairs(other, "heldout")[0])
 
 

@@ -88,4 +88,5 @@ def _messages(record: Record, field: str) -> tuple[Message, ...]:
             raise record.error("wrong type", f"{field}[{i}]", got=shown(message), expected=expected)
         if not message["content"].strip():
             raise record.error("empty text", f"{field}[{i}]", got=shown(message), expected=expected)
+        record.check_unicode(message["content"], f"{field}[{i}]")
     return tuple(Message(message["role"], message["content"]) for message in value)
