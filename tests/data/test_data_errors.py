@@ -75,10 +75,6 @@ def test_bad_plain_row(write_rows: Write, case: str) -> None:
             b'{"prompt": "Ask?", "chosen": "a \\ud800 b", "rejected": "c"}',
             r"'chosen': lone surrogate: got str",
         ),
-        (
-            b'{"prompt": "Ask?", "chosen": "a", "rejected": "c", "rejected_unsafe": ' + b"9" * 400 + b"}",
-            "'rejected_unsafe': wrong type",
-        ),
     ],
 )
 def test_bad_line(write_rows: Write, line: bytes, message: str) -> None:
@@ -212,7 +208,7 @@ def test_field_named_in_the_config_must_be_in_every_row(write_rows: Write) -> No
     check_bad_row(write_rows(rows), 2, "field 'bad': missing field", fields={"rejected_unsafe": "bad"})
 
 
-@pytest.mark.parametrize("score", ["high", True, float("nan"), [1]])
+@pytest.mark.parametrize("score", ["high", True, float("nan"), [1], 10**400])
 def test_score_must_be_a_finite_number(write_rows: Write, score: object) -> None:
     rows = [GOOD | {"rejected_unsafe": value} for value in (0.1, score, "0.9")]
     check_bad_row(write_rows(rows), 2, "wrong type: got .* expected a finite number", unsafe_threshold=0.5)
