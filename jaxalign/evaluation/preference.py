@@ -14,9 +14,9 @@ from jaxalign.training.objective import resolved_gap, reward_accuracy
 class PreferenceReport:
     """Figures of all pairs, of each category that has pairs, of pairs without one, and of the spread between them.
 
-    `step` is that of the checkpoint, None for a pretrained model. `loss` is plain DPO at the given beta, so that it
-    compares across training methods; `reward_gap` is
-    beta * (log-ratio of chosen - log-ratio of rejected); a violation is a pair with reward_gap below the threshold.
+    `step` is that of the checkpoint, None for a pretrained model. `loss` is plain DPO at the given beta, so that
+    it compares across training methods; `reward_gap` is beta * (log-ratio of chosen - log-ratio of rejected); a
+    violation is a pair with a reward_gap below the threshold.
     """
 
     num_pairs: int
@@ -94,9 +94,8 @@ def _pair_figures(
         "loss": loss,
         "accuracy": reward_accuracy(gap, np),
         "reward_gap": gap,
-        "violation_rate": np.where(
-            np.isnan(gap), gap, gap < threshold
-        ),  # else a broken pair would pass as safe
+        # NaN stays NaN: a broken pair must not pass as safe.
+        "violation_rate": np.where(np.isnan(gap), gap, gap < threshold),
         "chosen_logps": policy[:, 0],
         "rejected_logps": policy[:, 1],
     }

@@ -32,7 +32,8 @@ def evaluate(
         raise ConfigError(
             f"{path} is a pretrained model: give --reference, the model that it was trained from"
         )
-    numerics = (run or config).model
+    owner = run or config  # whose dtypes, beta and threshold hold; --data brings data only
+    numerics = owner.model
     model = load_model(path, step=step, numerics=numerics)
     tokenizer = load_tokenizer(run) if run is not None else model.checkpoint.load_tokenizer()
     dataset, _ = load_split(config.data, tokenizer, split)
@@ -54,8 +55,8 @@ def evaluate(
         logps,
         base,
         dataset,
-        beta=config.loss.beta,
-        threshold=config.adaptive.violation.threshold,
+        beta=owner.loss.beta,
+        threshold=owner.adaptive.violation.threshold,
         step=step,
     )
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxalign.config import Config, ConfigError, dump_config
+from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.parallel import is_main_process
 from jaxalign.run.manifest import check_same, make_manifest, with_resumption, write_json
@@ -115,25 +116,24 @@ def _run_loop(
 
 
 def _report(run: Run, state: TrainState) -> PreferenceReport | None:
-    if run.data.heldout is None:
-        return None
-    return _compare(run, run.heldout_logps(state.params), step=int(state.step))
-
-
-def _compare(run: Run, policy: np.ndarray | None, *, step: int) -> PreferenceReport:
+    """Figures of the held-out pairs, None without any."""
     heldout = run.data.heldout
-    # Held-out pairs were configured, and the reference pass has been over them.
-    assert heldout is not None
-    assert heldout.reference_logps is not None
-    assert policy is not None
+    if heldout is None:
+        return None
+    return _compare(run, heldout, run.heldout_logps(state.params), int(state.step))
+
+
+def _compare(run: Run, heldout: TokenizedDataset, policy: np.ndarray, step: int) -> PreferenceReport:
+    threshold = run.config.adaptive.violation.threshold
+    reference = _reference_of(heldout)
     return preference_report(
-        policy,
-        heldout.reference_logps,
-        heldout,
-        beta=run.config.loss.beta,
-        threshold=run.config.adaptive.violation.threshold,
-        step=step,
+        policy, reference, heldout, beta=run.config.loss.beta, threshold=threshold, step=step
     )
+
+
+def _reference_of(heldout: TokenizedDataset) -> np.ndarray:
+    assert heldout.reference_logps is not None, "the reference pass goes over held-out pairs in every mode"
+    return heldout.reference_logps
 
 
 def _report_before(run: Run, state: TrainState, workdir: Path) -> PreferenceReport | None:
@@ -144,8 +144,10 @@ def _report_before(run: Run, state: TrainState, workdir: Path) -> PreferenceRepo
     if int(state.step) > 0:
         return read_report(workdir, "before") if is_main_process() else None
     heldout = run.data.heldout
-    report = None if heldout is None else _compare(run, heldout.reference_logps, step=0)
-    if report is not None and is_main_process():
+    if heldout is None:
+        return None
+    report = _compare(run, heldout, _reference_of(heldout), step=0)
+    if is_main_process():
         write_json(workdir / "evaluation" / "before.json", report.as_dict())
     return report
 

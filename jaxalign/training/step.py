@@ -86,9 +86,8 @@ def make_train_step(
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums.loss)
         num_updates = state.step - state.num_skipped
 
-        with jax.numpy_dtype_promotion(
-            "standard"
-        ):  # optax mixes integer counts with floats, bf16 with float32
+        # optax mixes integer counts with floats, and bf16 with float32
+        with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             learning_rate = jnp.asarray(schedule(num_updates), jnp.float32)

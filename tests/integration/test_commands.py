@@ -88,6 +88,21 @@ def test_evaluate_repeats_the_figures_of_the_run(run: Path) -> None:
     assert report["categories"].keys() == after["categories"].keys()
 
 
+def test_evaluate_takes_data_alone_from_another_configuration(run: Path, config: Path) -> None:
+    other = yaml.safe_load(config.read_text())
+    other["loss"] = {"name": "dpo", "beta": 5.0}
+    del other["adaptive"]
+    path, output = config.parent / "other.yaml", run.parent / "other.json"
+    path.write_text(yaml.safe_dump(other))
+    succeed("evaluate", run, "--data", path, "--output", output)
+    report, after = (
+        json.loads(output.read_text()),
+        json.loads((run / "evaluation" / "after.json").read_text()),
+    )
+    assert (report["beta"], report["threshold"]) == (after["beta"], after["threshold"])
+    assert report["overall"] == pytest.approx(after["overall"], abs=1e-4)
+
+
 def test_evaluate_another_checkpoint(run: Path) -> None:
     assert "Preference figures of 7 pairs" in succeed("evaluate", run, "--step", 2)
     result = command("evaluate", run, "--step", 3)
