@@ -132,6 +132,11 @@ class Config(Settings):
         for section, useless in given.items():
             if useless:
                 raise ValueError(f"adaptive.{section} has no effect with loss {self.loss.name}; remove it")
+        if self.model.param_dtype == "bfloat16" and self.model.lora is None:
+            raise ValueError(
+                "model.param_dtype bfloat16 needs model.lora: updates of all parameters would vanish in bf16 "
+                "rounding; use param_dtype float32 (model.dtype bfloat16 computes in bf16 all the same)"
+            )
         if self.reference.mode == "adapter_base" and self.model.lora is None:
             raise ValueError("reference.mode adapter_base needs model.lora; use precomputed or online")
         if self.reference.file is not None and self.reference.mode != "precomputed" and not spec.uses_balance:

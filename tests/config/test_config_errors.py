@@ -338,3 +338,9 @@ def test_alternatives_of_a_key_are_one_line() -> None:
     (line,) = [line for line in str(error.value).splitlines() if "mesh" in line]
     assert line.strip().startswith("mesh.fsdp: Input should be a valid integer")
     assert "or Input should be 'rest', got 'all'" in line
+
+
+def test_bf16_parameters_without_an_adapter_are_refused(tmp_path) -> None:
+    settings = tiny.run_settings(tmp_path, model={"param_dtype": "bfloat16"})
+    with pytest.raises(ConfigError, match=r"param_dtype bfloat16 needs model.lora.* use param_dtype float32"):
+        parse_config(settings, "test")
