@@ -1,8 +1,10 @@
-"""Two processes of 4 devices are one process of 8, and the launch script starts them."""
+"""Two processes of 4 devices are one process of 8, stopped and resumed too, and the launch script starts them."""
 
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,45 +12,58 @@ import numpy as np
 import pytest
 import yaml
 
+from jaxalign.config import parse_config
+from jaxalign.run.train import train
 from tests import tiny
 from tests.integration.runs import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-MESH = {"data": 2, "fsdp": 4}
+SHARED = {"mesh": {"data": 2, "fsdp": 4}, "adaptive": {"violation": {"threshold": 0.3}}}
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("processes")
-    path = folder / "config.yaml"
-    settings = tiny.run_settings(
-        folder, mesh=MESH, train={"num_steps": 3}, adaptive={"violation": {"threshold": 0.3}}
-    )
-    path.write_text(yaml.safe_dump(settings))
-    return path
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("processes")
 
 
-def run(command: list[str], **variables: str) -> str:
+def start(settings: dict[str, Any], workdir: Path) -> subprocess.Popen[str]:
+    """The launch script with two processes of 4 devices."""
+    config = workdir.with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(settings))
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": "",
-        **variables,
+        "JAXALIGN_DEVICES_PER_PROCESS": "4",
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),  # a resumed run compiles little anew
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def test_two_processes_train_like_one(config: Path) -> None:
-    one, two = config.parent / "one", config.parent / "two"
-    run(["jaxalign", "train", str(config), "--workdir", str(one)], JAX_NUM_CPU_DEVICES="8")
     script = str(ROOT / "launch" / "local_processes.sh")
-    output = run(["bash", script, "2", str(config), "--workdir", str(two)], JAXALIGN_DEVICES_PER_PROCESS="4")
-    assert "held-out pairs, before and after training" in output
-    lines = metrics(one), metrics(two)
-    assert len(lines[0]) == len(lines[1]) == 3
+    command = ["bash", script, "2", str(config), "--workdir", str(workdir)]
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output = process.communicate(timeout=400)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for_steps(process: subprocess.Popen[str], workdir: Path, num_steps: int) -> None:
+    path = workdir / "metrics.jsonl"
+    while process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= num_steps:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"training ended before step {num_steps}:\n{process.communicate()[0]}")
+
+
+def check_same_figures(workdir: Path, reference: Path, num_steps: int) -> None:
+    """One line a step, equal to those of the reference."""
+    lines = metrics(reference), metrics(workdir)
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
+    assert len(lines[0]) == num_steps
     for first, second in zip(*lines, strict=True):
         assert first.keys() == second.keys()
         np.testing.assert_allclose(values(second), values(first), rtol=2e-4, atol=1e-5)
@@ -56,3 +71,41 @@ def test_two_processes_train_like_one(config: Path) -> None:
 
 def values(line: dict[str, Any]) -> list[float]:
     return [float(line[key]) for key in sorted(line)]
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def test_two_processes_train_like_one(folder: Path) -> None:
+    settings = tiny.run_settings(folder, **SHARED, train={"num_steps": 3})
+    output = finish(start(settings, folder / "full"))
+    assert "held-out pairs, before and after training" in output
+    train(parse_config(settings, "test"), folder / "full_alone")
+    check_same_figures(folder / "full", folder / "full_alone", 3)
+
+
+def test_stopped_and_resumed_adapter_of_two_processes_is_that_of_one(folder: Path) -> None:
+    num_steps = 30
+    settings = tiny.run_settings(
+        folder,
+        **SHARED,
+        model={"lora": {"rank": 2}},
+        train={"num_steps": num_steps},
+        checkpoint={"every_steps": 1000},
+    )
+    workdir = folder / "adapter"
+    process = start(settings, workdir)
+    wait_for_steps(process, workdir, 2)
+    process.terminate()
+    output = finish(process)
+    done = len(metrics(workdir))
+    assert 2 <= done < num_steps
+    assert set(re.findall(r"stopped at step (\d+)", output)) == {str(done)}
+    assert saved_steps(workdir) == [done]  # complete, thus both processes stopped there
+
+    output = finish(start(settings, workdir))
+    assert f"resuming at step {done} of {num_steps}" in output
+    assert saved_steps(workdir) == [done, num_steps]
+    train(parse_config(settings, "test"), folder / "adapter_alone")
+    check_same_figures(workdir, folder / "adapter_alone", num_steps)
