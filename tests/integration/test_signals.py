@@ -42,9 +42,15 @@ def logged_steps(workdir: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def wait_for_steps(process: subprocess.Popen[str], workdir: Path, num_steps: int) -> None:
+def saved_steps(workdir: Path) -> list[int]:
+    return [int(path.name) for path in (workdir / "checkpoints").glob("*/") if path.name.isdigit()]
+
+
+def wait_for_steps(
+    process: subprocess.Popen[str], workdir: Path, num_steps: int, *, saved: bool = False
+) -> None:
     while process.poll() is None:
-        if logged_steps(workdir) >= num_steps:
+        if logged_steps(workdir) >= num_steps and (saved_steps(workdir) or not saved):
             return
         time.sleep(0.02)
     raise AssertionError(f"training ended before step {num_steps}:\n{process.communicate()[0]}")
@@ -61,8 +67,7 @@ def test_sigterm_saves_exits_with_zero_and_resumes(tmp_path: Path) -> None:
     assert "stopped at step" in output
     done = len(metrics(workdir))
     assert 3 <= done < 400
-    saved = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
-    assert saved == [done]
+    assert saved_steps(workdir) == [done]
     again = start(config, workdir)
     wait_for_steps(again, workdir, done + 2)
     again.send_signal(signal.SIGTERM)
@@ -80,14 +85,14 @@ def kill_at_random_moments(folder: Path, num_kills: int, seed: int) -> None:
     for _ in range(num_kills):
         before = logged_steps(workdir)  # a killed run may have logged more than it saved
         process = start(config, workdir)
-        wait_for_steps(process, workdir, before + 2)
+        wait_for_steps(process, workdir, before + 2, saved=True)
         time.sleep(moments.uniform(0.0, 0.3))
         process.kill()
         output = process.communicate()[0]
-        # Every checkpoint under a final name is whole: the next start goes on from the newest one.
-        saved = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
-        assert saved, output
-        done = max(saved)
+        # The newest checkpoint is never older than the one that this start went on from.
+        assert f"resuming at step {done} of 5000" in output or not done, output
+        assert max(saved_steps(workdir)) >= done
+        done = max(saved_steps(workdir))
     before = logged_steps(workdir)
     process = start(config, workdir)
     wait_for_steps(process, workdir, before + 2)
