@@ -11,6 +11,7 @@ from jaxalign.parallel.sharding import (
     put_global,
     replicated,
     tree_shardings,
+    with_shardings,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "replicated",
     "start_processes",
     "tree_shardings",
+    "with_shardings",
 ]

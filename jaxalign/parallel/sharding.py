@@ -54,6 +54,11 @@ def tree_shardings(dims: Any, shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
     )
 
 
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """A tree of ShapeDtypeStructs that carry shardings: what a checkpoint is restored into."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())

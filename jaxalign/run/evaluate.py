@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from jaxalign.batch import PairBatch
 from jaxalign.config import ConfigError, load_config
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.data.loader import padded_length
@@ -68,8 +66,5 @@ def _logps(
     parts = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
     batch_size = -(-batch_size // parts) * parts
 
-    def logps(params: object, lora: object, batch: PairBatch) -> jax.Array:
-        return policy.model_logps(params, lora, batch)
-
-    forward = LogpsPass(logps, model.mesh, batch_size, show=is_main_process())
+    forward = LogpsPass(policy.model_logps, model.mesh, batch_size, show=is_main_process())
     return forward(model.params, lora_params, dataset, length=padded_length([dataset]), label=label)

@@ -16,13 +16,12 @@ from jaxalign.hf.read import open_checkpoint
 from jaxalign.models.functional import DecoderFns, build_decoder
 from jaxalign.parallel import (
     MeshConfig,
-    agree_on_text,
-    is_main_process,
     make_constrain,
     make_mesh,
     tree_shardings,
+    with_shardings,
 )
-from jaxalign.run.manifest import read_manifest
+from jaxalign.run.manifest import model_fingerprint, read_manifest
 from jaxalign.training.checkpoint import Checkpointer
 
 
@@ -71,17 +70,19 @@ def load_model(
 def run_config(path: Path) -> Config | None:
     """The configuration of the run in `path`, None where there is no run."""
     manifest = read_manifest(path)
-    return None if manifest is None else parse_config(manifest["config"], f"{path}/manifest.json")
+    return None if manifest is None else _config_in(manifest, path)
+
+
+def _config_in(manifest: dict[str, Any], path: Path) -> Config:
+    return parse_config(manifest["config"], f"{path}/manifest.json")
 
 
 def _load_run(workdir: Path, step: int | None, mesh: Mesh, with_base: bool) -> LoadedModel:
     manifest = read_manifest(workdir)
     assert manifest is not None  # is_run
-    config = run_config(workdir)
-    assert config is not None
+    config = _config_in(manifest, workdir)
     checkpoint = open_checkpoint(config.model.path)
-    fingerprint = agree_on_text(checkpoint.fingerprint() if is_main_process() else "")
-    if fingerprint != manifest["fingerprints"]["model"]:
+    if model_fingerprint(checkpoint) != manifest["fingerprints"]["model"]:
         raise ConfigError(
             f"{config.model.path} is not the model that {workdir} was trained from: its contents have changed"
         )
@@ -96,11 +97,7 @@ def _load_run(workdir: Path, step: int | None, mesh: Mesh, with_base: bool) -> L
     adapter = config.model.lora is not None
     abstract = decoder.abstract_lora() if adapter else decoder.abstract_params()
     dims = decoder.lora_logical_dims() if adapter else decoder.logical_dims()
-    placed = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        abstract,
-        tree_shardings(dims, abstract, mesh),
-    )
+    placed = with_shardings(abstract, tree_shardings(dims, abstract, mesh))
     with Checkpointer(workdir / "checkpoints", keep=None) as checkpointer:
         parts, step = checkpointer.restore_parts({"params": placed}, step)
     if not adapter:

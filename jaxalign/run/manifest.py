@@ -13,6 +13,8 @@ import jax
 
 import jaxalign
 from jaxalign.config import Config, ConfigError
+from jaxalign.hf.checkpoint import Checkpoint
+from jaxalign.parallel import agree_on_text, is_main_process
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 # A resumed run may differ in these; anything else would make it another run.
@@ -42,6 +44,14 @@ def git_revision() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def model_fingerprint(checkpoint: Checkpoint) -> str:
+    """Hash of a model's weights and configuration, on every process.
+
+    One process reads the files; for the others it would be reading the same for nothing.
+    """
+    return agree_on_text(checkpoint.fingerprint() if is_main_process() else "")
 
 
 def describe_config(config: Config) -> dict[str, Any]:

@@ -20,15 +20,16 @@ from jaxalign.hf.checkpoint import Checkpoint, tokenizer_fingerprint
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.losses import dpo_loss
 from jaxalign.parallel import (
-    agree_on_text,
     batch_sharding,
     is_main_process,
     make_mesh,
     put_global,
     replicated,
     tree_shardings,
+    with_shardings,
 )
 from jaxalign.run.data import RunData, load_data, load_tokenizer
+from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.policy import LogpsPass, Policy, longest_response, make_policy
 from jaxalign.run.reference import reference_ingredients, visited_rows, with_reference
 from jaxalign.training.objective import LOSSES, Objective
@@ -46,12 +47,9 @@ class Run:
 
     config: Config
     mesh: Mesh
-    checkpoint: Checkpoint
-    tokenizer: Any
     data: RunData
     policy: Policy
     objective: Objective
-    optimizer: optax.GradientTransformation
     num_steps: int
     length: int
     frozen: Any
@@ -135,17 +133,14 @@ def prepare(
     return Run(
         config=config,
         mesh=mesh,
-        checkpoint=checkpoint,
-        tokenizer=tokenizer,
         data=data,
         policy=policy,
         objective=objective,
-        optimizer=optimizer,
         num_steps=num_steps,
         length=length,
         frozen=_frozen(config, policy, base, resuming=resuming),
         step_fn=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
-        abstract_state=_with_shardings(abstract, shardings),
+        abstract_state=with_shardings(abstract, shardings),
         new_state=None if resuming else start,
         policy_pass=LogpsPass(policy.logps, mesh, _evaluation_batch(config), show=is_main_process()),
         fingerprints=fingerprints,
@@ -210,11 +205,7 @@ def _with_references(
 ) -> RunData:
     loader = make_loader(config, data, length)
     cache_dir = config.reference.cache_dir or workdir / "reference"
-
-    def base_logps(params: Any, _: Any, batch: PairBatch) -> jax.Array:
-        return policy.base_logps(params, batch)
-
-    base_pass = LogpsPass(base_logps, mesh, _evaluation_batch(config), show=is_main_process())
+    base_pass = LogpsPass(policy.model_logps, mesh, _evaluation_batch(config), show=is_main_process())
     splits: dict[str, TokenizedDataset] = {}
     for split, dataset in data.splits.items():
         train = split == "train"
@@ -255,16 +246,9 @@ def _evaluation_batch(config: Config) -> int:
     return config.evaluation.batch_size or config.micro_batch_size()
 
 
-def _with_shardings(abstract: TrainState, shardings: TrainState) -> TrainState:
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings
-    )
-
-
 def _fingerprints(checkpoint: Checkpoint, tokenizer: Any, data: RunData) -> dict[str, Any]:
     return {
-        # One process hashes all weights; the others would read the same files for nothing.
-        "model": agree_on_text(checkpoint.fingerprint() if is_main_process() else ""),
+        "model": model_fingerprint(checkpoint),
         "tokenizer": tokenizer_fingerprint(tokenizer),
         **{f"data {split}": dataset.fingerprint() for split, dataset in data.splits.items()},
     }

@@ -34,7 +34,6 @@ class TrainResult:
     finished: bool
     before: PreferenceReport | None
     after: PreferenceReport | None
-    category_names: tuple[str, ...]
 
 
 def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None) -> TrainResult:
@@ -59,7 +58,7 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
         after = _report(run, state) if finished else None
         if after is not None and is_main_process():
             write_json(workdir / "evaluation" / "after.json", after.as_dict())
-    return TrainResult(step, finished, before, after, run.data.train.category_names)
+    return TrainResult(step, finished, before, after)
 
 
 def _cursor(run: Run) -> dict[str, Any]:
