@@ -28,6 +28,8 @@ class PairBatch:
     weight          [B]       float32  1 for a real pair, 0 for padding
     reference_logps [B, 2]    float32  summed response log-probs under the reference, nats
     mi              [B, 2]    float32  mutual information of prompt and response, nats per token
+    scores          [B, 2]    float32  score of each response, for losses that read one: a data score, or the
+                                       margin reward of MODPO; zeros where there are none
     index           [B]       int32    row of the pair in its dataset, -1 for padding
     """
 
@@ -39,4 +41,5 @@ class PairBatch:
     weight: Array
     reference_logps: Array
     mi: Array
+    scores: Array
     index: Array

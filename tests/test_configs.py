@@ -72,6 +72,7 @@ def abstract_batch(config: Config) -> PairBatch:
         weight=array(B),
         reference_logps=array(B, 2),
         mi=array(B, 2),
+        scores=array(B, 2),
         index=array(B, dtype=jnp.int32),
     )
 

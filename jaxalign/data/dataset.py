@@ -39,6 +39,7 @@ class TokenizedDataset:
     empty_prompt_ids                      [*] int32, what stands before a response to nothing
     num_cut                               [n, 3] int32, tokens lost by prompt, chosen, rejected
     reference_logps, mi                   [n, 2] float32 once known
+    scores                                [n, 2] float32, None unless every pair has them
     """
 
     prompt_ids: Ids
@@ -56,6 +57,8 @@ class TokenizedDataset:
     skipped_rows: tuple[int, ...] = ()  # where these stood among the pairs given
     reference_logps: np.ndarray | None = None
     mi: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    num_unscored: int = 0  # tokenised pairs without scores, for messages
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -73,12 +76,13 @@ class TokenizedDataset:
         return lengths[:, 0] + lengths[:, 1:].max(axis=1)
 
     def fingerprint(self) -> str:
-        """SHA-256 over tokens, labels and category names; not over file names and reference values."""
+        """SHA-256 over tokens, labels, scores and category names; not over file names and reference values."""
         digest = hashlib.sha256()
         for part in (self.prompt_ids, self.chosen_ids, self.rejected_ids, (self.empty_prompt_ids,)):
             digest.update(np.array([len(ids) for ids in part], "<i8").tobytes())
             digest.update(np.concatenate(part).astype("<i4").tobytes())
-        for labels in (self.categories, self.chosen_unsafe, self.rejected_unsafe):
+        scores = () if self.scores is None else (self.scores,)
+        for labels in (self.categories, self.chosen_unsafe, self.rejected_unsafe, *scores):
             digest.update(labels.astype("<f4").tobytes())
         digest.update(repr((self.category_names, self.pad_id)).encode())
         return digest.hexdigest()
@@ -94,6 +98,7 @@ class TokenizedDataset:
                 "empty_prompt_ids",
                 "skipped",
                 "skipped_rows",
+                "num_unscored",
             )
             if per_pair and value is not None:
                 chosen[item.name] = (

@@ -91,9 +91,12 @@ def pad_batch(dataset: TokenizedDataset, index: np.ndarray, length: int) -> Pair
             tokens[b, branch, :end] = np.concatenate([prompt, response])
             response_mask[b, branch, len(prompt) : end] = True
     weight = (index >= 0).astype(np.float32)
-    zeros = np.zeros((len(dataset), 2), np.float32)
-    reference_logps = zeros if dataset.reference_logps is None else dataset.reference_logps
-    mi = zeros if dataset.mi is None else dataset.mi
+
+    def values(array: np.ndarray | None) -> np.ndarray:
+        if array is None:
+            return np.zeros((len(index), 2), np.float32)
+        return np.where(weight[:, None] > 0, array[index], 0.0).astype(np.float32)
+
     return PairBatch(
         tokens=tokens,
         response_mask=response_mask,
@@ -101,7 +104,8 @@ def pad_batch(dataset: TokenizedDataset, index: np.ndarray, length: int) -> Pair
         chosen_unsafe=dataset.chosen_unsafe[index] * weight,
         rejected_unsafe=dataset.rejected_unsafe[index] * weight,
         weight=weight,
-        reference_logps=np.where(weight[:, None] > 0, reference_logps[index], 0.0).astype(np.float32),
-        mi=np.where(weight[:, None] > 0, mi[index], 0.0).astype(np.float32),
+        reference_logps=values(dataset.reference_logps),
+        mi=values(dataset.mi),
+        scores=values(dataset.scores),
         index=index,
     )

@@ -8,6 +8,7 @@ from jaxalign.data.schema import DataError
 
 OR_SKIP = ", or set data.on_error: skip to leave such rows out"
 REMEDY = f"correct the row{OR_SKIP}"
+MAX_SCORE = 1e30  # float32 holds it and the differences of two
 
 
 def shown(value: object, limit: int = 60) -> str:
@@ -84,6 +85,20 @@ class Record:
         if not math.isfinite(number):
             raise self.error("wrong type", field, got=shown(value), expected="a finite number")
         return number
+
+    def scores(
+        self, chosen_field: str, rejected_field: str, *, required: bool = False
+    ) -> tuple[float, float] | tuple[None, None]:
+        """The scores of both responses; unless required, (None, None) if the row has neither. Raises DataError."""
+        fields = (chosen_field, rejected_field)
+        if not required and not any(self.has(field) for field in fields):
+            return None, None  # null is "none" here: tables that mix sources have the columns in every row
+        chosen, rejected = (self.number(field) for field in fields)
+        for field, score in zip(fields, (chosen, rejected), strict=True):
+            if abs(score) > MAX_SCORE:
+                expected = f"a score within +-{MAX_SCORE:g}"
+                raise self.error("score too large", field, got=f"{score:g}", expected=expected)
+        return chosen, rejected
 
     def response_id(self, field: str) -> int:
         """0 or 1. Raises DataError."""

@@ -93,7 +93,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One preference: a prompt and two responses. Without safety labels: no categories, both flags False."""
+    """One preference: a prompt and two responses. Without safety labels: no categories, both flags False.
+
+    A score says how good a response is, the higher the better; a pair has both or neither.
+    """
 
     prompt: tuple[Message, ...]
     chosen: str
@@ -102,6 +105,8 @@ class Pair:
     chosen_unsafe: bool
     rejected_unsafe: bool
     origin: str
+    chosen_score: float | None = None
+    rejected_score: float | None = None
 
 
 def prompt_key(prompt: tuple[Message, ...]) -> str:

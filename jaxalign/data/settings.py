@@ -17,7 +17,8 @@ class PlainFields(Settings):
     """Field names of the plain format.
 
     A label field that is named here must be in every row. Those that are not named are read where a row has
-    them, as `categories`, `chosen_unsafe` and `rejected_unsafe`.
+    them, as `categories`, `chosen_unsafe`, `rejected_unsafe`, `chosen_score` and `rejected_score`. A score says
+    how good a response is, the higher the better; a row has both or neither.
     """
 
     prompt: str = "prompt"
@@ -26,6 +27,8 @@ class PlainFields(Settings):
     categories: str | None = None
     chosen_unsafe: str | None = None
     rejected_unsafe: str | None = None
+    chosen_score: str | None = None
+    rejected_score: str | None = None
 
 
 class SourceConfig(Settings):

@@ -68,7 +68,13 @@ def safety_transform(pair: Pair) -> Pair | None:
     if pair.rejected_unsafe:
         return None
     return dataclasses.replace(
-        pair, chosen=pair.rejected, rejected=pair.chosen, chosen_unsafe=False, rejected_unsafe=True
+        pair,
+        chosen=pair.rejected,
+        rejected=pair.chosen,
+        chosen_unsafe=False,
+        rejected_unsafe=True,
+        chosen_score=pair.rejected_score,
+        rejected_score=pair.chosen_score,
     )
 
 

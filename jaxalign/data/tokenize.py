@@ -107,6 +107,8 @@ def _dataset(
     rows: list[_Row], encoder: Encoder, config: DataConfig, skipped: dict[int, DataError]
 ) -> TokenizedDataset:
     names = config.category_names
+    scores = [(row.pair.chosen_score, row.pair.rejected_score) for row in rows]
+    num_unscored = sum(None in pair for pair in scores)
     return TokenizedDataset(
         prompt_ids=tuple(np.array(row.prompt, np.int32) for row in rows),
         chosen_ids=tuple(np.array(row.chosen, np.int32) for row in rows),
@@ -121,4 +123,6 @@ def _dataset(
         num_cut=np.array([row.num_cut for row in rows], np.int32),
         skipped=tuple(map(str, skipped.values())),
         skipped_rows=tuple(skipped),
+        scores=None if num_unscored else np.array(scores, np.float32),
+        num_unscored=num_unscored,
     )

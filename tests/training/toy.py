@@ -70,6 +70,7 @@ def make_batch(num_pairs: int = 8, *, seed: int = 0, num_padding: int = 0) -> Pa
         weight=weight,
         reference_logps=rng.normal(-5.0, 2.0, (num_pairs, 2)).astype(np.float32) * weight[:, None],
         mi=rng.uniform(0.1, 1.0, (num_pairs, 2)).astype(np.float32) * weight[:, None],
+        scores=rng.normal(0.0, 1.0, (num_pairs, 2)).astype(np.float32) * weight[:, None],
         index=np.where(weight > 0, np.arange(num_pairs), -1).astype(np.int32),
     )
 

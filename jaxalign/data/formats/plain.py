@@ -1,4 +1,4 @@
-"""Plain rows: prompt, chosen, rejected as texts; optional categories and safety labels. Any field names."""
+"""Plain rows: prompt, chosen, rejected as texts; optional categories, safety labels and scores. Any field names."""
 
 from jaxalign.data.records import Record, shown
 from jaxalign.data.schema import Message, Pair
@@ -6,9 +6,14 @@ from jaxalign.data.settings import PlainFields
 
 
 def to_pair(record: Record, fields: PlainFields, unsafe_threshold: float | None) -> Pair:
-    """The pair of one row; without labels, no categories and two safe responses. Raises DataError."""
+    """The pair of one row; without labels, no categories, two safe responses, no scores. Raises DataError."""
     chosen_field = fields.chosen_unsafe or "chosen_unsafe"
     rejected_field = fields.rejected_unsafe or "rejected_unsafe"
+    chosen_score, rejected_score = record.scores(
+        fields.chosen_score or "chosen_score",
+        fields.rejected_score or "rejected_score",
+        required=fields.chosen_score is not None or fields.rejected_score is not None,
+    )
     return Pair(
         prompt=(Message("user", record.text(fields.prompt)),),
         chosen=record.text(fields.chosen),
@@ -17,6 +22,8 @@ def to_pair(record: Record, fields: PlainFields, unsafe_threshold: float | None)
         chosen_unsafe=_unsafe(record, chosen_field, fields.chosen_unsafe is not None, unsafe_threshold),
         rejected_unsafe=_unsafe(record, rejected_field, fields.rejected_unsafe is not None, unsafe_threshold),
         origin=record.origin,
+        chosen_score=chosen_score,
+        rejected_score=rejected_score,
     )
 
 

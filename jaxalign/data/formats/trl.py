@@ -4,10 +4,15 @@ from jaxalign.data.records import Record, shown
 from jaxalign.data.schema import Message, Pair
 
 _ROLES = ("system", "user", "assistant")
+_SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 
 
 def to_pair(record: Record) -> Pair:
-    """The pair of one row: no categories, both responses taken as safe. Raises DataError."""
+    """The pair of one row: no categories, both responses taken as safe. Raises DataError.
+
+    Scores are read where a row has them: `score_chosen` and `score_rejected`, or `chosen_score` and
+    `rejected_score`.
+    """
     if isinstance(record.get("chosen", "a text or a list of messages"), list):
         prompt, chosen, rejected = _conversation(record)
     elif record.has("prompt"):
@@ -16,7 +21,15 @@ def to_pair(record: Record) -> Pair:
     else:
         text, chosen, rejected = _shared_prefix(record)
         prompt = (Message("user", text),)
-    return Pair(prompt, chosen, rejected, (), False, False, record.origin)
+    return Pair(prompt, chosen, rejected, (), False, False, record.origin, *_scores(record))
+
+
+def _scores(record: Record) -> tuple[float, float] | tuple[None, None]:
+    named = [fields for fields in _SCORES if any(record.has(field) for field in fields)]
+    if len(named) > 1:
+        got, expected = "scores under two names", f"one of {_SCORES[0]} and {_SCORES[1]}"
+        raise record.error("scores twice", ", ".join(named[1]), got=got, expected=expected)
+    return record.scores(*named[0]) if named else (None, None)
 
 
 def _shared_prefix(record: Record) -> tuple[str, str, str]:
