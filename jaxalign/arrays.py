@@ -53,6 +53,19 @@ def positive_like(like: jax.Array, *, allow_zero: bool = False, **scalars: Array
     return converted
 
 
+def between_like(
+    like: jax.Array, low: float, high: float, *, allow_low: bool = False, **scalars: ArrayLike
+) -> jax.Array:
+    """As `positive_like`, for a scalar between two bounds that it may not reach, or only the lower one."""
+    converted = scalar_like(like, **scalars)
+    ((name, scalar),) = scalars.items()
+    if not isinstance(scalar, jax.core.Tracer):
+        concrete = float(jax.device_get(scalar))
+        if not (low < concrete < high or (allow_low and concrete == low)):
+            raise ValueError(f"{name}={concrete} must be in {'[' if allow_low else '('}{low:g}, {high:g})")
+    return converted
+
+
 def _require_shape(name: str, array: ArrayLike, expected: tuple[int, ...], meaning: str) -> None:
     if jnp.shape(array) != expected:
         raise ValueError(f"{name} has shape {jnp.shape(array)}, expected {expected} ({meaning})")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxalign.arrays import constants_like, scalar_like
+from jaxalign.arrays import constants_like, positive_like
 from jaxalign.losses.log_ratios import log_ratios
 
 
@@ -43,7 +43,7 @@ def b_dpo_loss(
       `[B]` loss per pair, not reduced; float64 if a log-probability is, else float32.
 
     Raises:
-      ValueError: if the shapes differ; names the argument.
+      ValueError: if the shapes differ or beta is not positive; names the argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -61,7 +61,7 @@ def b_dpo_loss(
         scale=_per_pair(scale, chosen),
     )
     gap = chosen_weight * chosen - rejected_weight * rejected
-    return -jax.nn.log_sigmoid(scale * scalar_like(chosen, beta=beta) * gap)
+    return -jax.nn.log_sigmoid(scale * positive_like(chosen, beta=beta) * gap)
 
 
 def cat_b_dpo_loss(
@@ -103,7 +103,7 @@ def cat_b_dpo_loss(
       `[B]` loss per pair, not reduced; float64 if a log-probability is, else float32.
 
     Raises:
-      ValueError: if the shapes differ; names the argument.
+      ValueError: if the shapes differ or beta is not positive; names the argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -126,7 +126,7 @@ def cat_b_dpo_loss(
         scale=_per_pair(scale, chosen),
     )
     gap = chosen_weight * chosen - rejected_weight * rejected
-    reward_gap = scale * scalar_like(chosen, beta=beta) * gap
+    reward_gap = scale * positive_like(chosen, beta=beta) * gap
     return -jax.nn.log_sigmoid(reward_gap - (rejected_unsafe - chosen_unsafe) * margin)
 
 

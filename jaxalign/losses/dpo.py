@@ -3,7 +3,7 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxalign.arrays import scalar_like
+from jaxalign.arrays import positive_like
 from jaxalign.losses.log_ratios import log_ratios
 
 
@@ -32,7 +32,7 @@ def dpo_loss(
       `[B]` loss per pair, not reduced; float64 if a log-probability is, else float32.
 
     Raises:
-      ValueError: if the shapes differ; names the argument.
+      ValueError: if the shapes differ or beta is not positive; names the argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -43,4 +43,4 @@ def dpo_loss(
     chosen, rejected = log_ratios(
         policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps
     )
-    return -jax.nn.log_sigmoid(scalar_like(chosen, beta=beta) * (chosen - rejected))
+    return -jax.nn.log_sigmoid(positive_like(chosen, beta=beta) * (chosen - rejected))

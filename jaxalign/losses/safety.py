@@ -6,7 +6,7 @@ The margins are given, never computed here: their state lives in `jaxalign.adapt
 import jax
 from jax.typing import ArrayLike
 
-from jaxalign.arrays import constants_like, scalar_like
+from jaxalign.arrays import constants_like, positive_like, scalar_like
 from jaxalign.losses.log_ratios import log_ratios
 
 
@@ -42,7 +42,7 @@ def safe_dpo_loss(
       `[B]` loss per pair, not reduced; float64 if a log-probability is, else float32.
 
     Raises:
-      ValueError: if the shapes differ; names the argument.
+      ValueError: if the shapes differ or beta is not positive; names the argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,7 +58,7 @@ def safe_dpo_loss(
         chosen, chosen_unsafe=chosen_unsafe, rejected_unsafe=rejected_unsafe
     )
     margin = (rejected_unsafe - chosen_unsafe) * jax.lax.stop_gradient(scalar_like(chosen, delta=delta))
-    return -jax.nn.log_sigmoid(scalar_like(chosen, beta=beta) * (chosen - rejected) - margin)
+    return -jax.nn.log_sigmoid(positive_like(chosen, beta=beta) * (chosen - rejected) - margin)
 
 
 def cat_dpo_loss(
@@ -95,7 +95,7 @@ def cat_dpo_loss(
       `[B]` loss per pair, not reduced; float64 if a log-probability is, else float32.
 
     Raises:
-      ValueError: if the shapes differ; names the argument.
+      ValueError: if the shapes differ or beta is not positive; names the argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -110,5 +110,54 @@ def cat_dpo_loss(
     chosen_unsafe, rejected_unsafe, margin = constants_like(
         chosen, chosen_unsafe=chosen_unsafe, rejected_unsafe=rejected_unsafe, margin=margin
     )
-    reward_gap = scalar_like(chosen, beta=beta) * (chosen - rejected)
+    reward_gap = positive_like(chosen, beta=beta) * (chosen - rejected)
     return -jax.nn.log_sigmoid(reward_gap - (rejected_unsafe - chosen_unsafe) * margin)
+
+
+def bfpo_loss(
+    policy_chosen_logps: ArrayLike,
+    policy_rejected_logps: ArrayLike,
+    reference_chosen_logps: ArrayLike,
+    reference_rejected_logps: ArrayLike,
+    chosen_unsafe: ArrayLike,
+    rejected_unsafe: ArrayLike,
+    *,
+    beta: ArrayLike,
+) -> jax.Array:
+    """BFPO: squared distance of the log-ratio gap from a target that depends on safety.
+
+    `loss = (h - f/beta)^2` with f = 1/2 if both responses are safe, 1 if only the chosen one is, -1 if only
+    the rejected one is and -1/2 if none is; that is `f = 1/2 + u_l/2 - 3 u_w/2`, where `u = 1` marks an
+    unsafe response.
+
+    Source: BFPO, arXiv 2408.15313. No gradient flows into the flags.
+
+    Args:
+      policy_chosen_logps: `[B]` summed response log-probabilities under the policy, nats.
+      policy_rejected_logps: `[B]` the same of the rejected responses.
+      reference_chosen_logps: `[B]` summed response log-probabilities under the reference, nats.
+      reference_rejected_logps: `[B]` the same of the rejected responses.
+      chosen_unsafe: `[B]` 1 where the chosen response is unsafe, else 0; bool, integer or float.
+      rejected_unsafe: `[B]` the same of the rejected response.
+      beta: scalar, strength of the KL penalty, reward per nat.
+
+    Returns:
+      `[B]` loss per pair, not reduced; float64 if a log-probability is, else float32.
+
+    Raises:
+      ValueError: if the shapes differ or beta is not positive; names the argument.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logps = jnp.array([-20.0]), jnp.array([-24.0]), jnp.array([-21.0]), jnp.array([-22.5])
+      >>> print(f"{bfpo_loss(*logps, jnp.array([0]), jnp.array([1]), beta=0.1).item():.6f}")
+      56.250000
+    """
+    chosen, rejected = log_ratios(
+        policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps
+    )
+    chosen_unsafe, rejected_unsafe = constants_like(
+        chosen, chosen_unsafe=chosen_unsafe, rejected_unsafe=rejected_unsafe
+    )
+    target = 0.5 + 0.5 * rejected_unsafe - 1.5 * chosen_unsafe
+    return (chosen - rejected - target / positive_like(chosen, beta=beta)) ** 2

@@ -1,0 +1,44 @@
+"""Length averages and exact forms of log(1 - e^x) and (e^z - 1) / z. No loss lives here."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxalign.arrays import constants_like
+
+CERTAIN = -1e-7  # nats per token; about the float32 next to a probability of 1
+CEILING = 40.0  # e^40 squared is still a float32, so that the norm of a gradient stays finite
+
+
+def length_average(logps: jax.Array, **length: ArrayLike) -> jax.Array:
+    """Log-probability per token, `logps / max(length, 1)`: a response without tokens gives 0, never NaN.
+
+    `logps` is `[B]`, the one named length too. Raises ValueError, naming the length, if its shape differs.
+    """
+    (num_tokens,) = constants_like(logps, **length)
+    return logps / jnp.maximum(num_tokens, 1.0)
+
+
+def log1mexp(x: jax.Array) -> jax.Array:
+    """log(1 - e^x) of x < 0, to the last digits for x near 0 and far below, with a finite gradient."""
+    near_zero = x > -math.log(2.0)
+    # Each branch sees only numbers that it is exact for: an infinite slope in the unused one would give NaN.
+    small = jnp.where(near_zero, x, -1.0)
+    large = jnp.where(near_zero, -1.0, x)
+    return jnp.where(near_zero, jnp.log(-jnp.expm1(small)), jnp.log1p(-jnp.exp(large)))
+
+
+def log_odds(average_logps: jax.Array) -> jax.Array:
+    """log(p / (1 - p)) of p = e^x, where x <= 0. Above `CERTAIN` it is constant, so value and slope are finite."""
+    uncertain = jnp.minimum(average_logps, CERTAIN)
+    return uncertain - log1mexp(uncertain)
+
+
+def expm1_ratio(z: jax.Array) -> jax.Array:
+    """(e^z - 1) / z, which is 1 at 0. Above `CEILING` e^z goes on along its tangent instead of overflowing."""
+    is_zero = z == 0
+    z = jnp.where(is_zero, 1.0, z)
+    tangent = math.exp(CEILING) * jnp.maximum(z - CEILING, 0.0)
+    return jnp.where(is_zero, 1.0, (jnp.expm1(jnp.minimum(z, CEILING)) + tangent) / z)
