@@ -155,6 +155,24 @@ def export(
 
 
 @app.command()
+def merge(
+    a: Annotated[Path, typer.Argument(metavar="A", help="a workdir, or a Hugging Face or .gguf model")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="another one, of the same base model")],
+    weight: Annotated[float, typer.Option(metavar="Q", help="(1 - Q) * A + Q * B is written")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Hugging Face directory to write")],
+    dtype: Annotated[Literal["bf16", "f32"], typer.Option(help="of the merged model")] = "bf16",
+    step_a: Annotated[int | None, typer.Option(help="checkpoint of run A; default: the newest")] = None,
+    step_b: Annotated[int | None, typer.Option(help="checkpoint of run B; default: the newest")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier export in DIR")] = False,
+) -> None:
+    """Write the weighted mean of two models in Hugging Face format."""
+    from jaxalign.run.merge import merge as run_merge
+
+    run_merge(a, b, output, weight=weight, dtype=dtype, step_a=step_a, step_b=step_b, overwrite=overwrite)
+    print(f"merged into {output}")
+
+
+@app.command()
 def verify(
     model: Annotated[Path, typer.Argument(metavar="RUN_OR_DIR", help="a workdir, or a Hugging Face model")],
     hf_dir: Annotated[Path, typer.Argument(metavar="HF_DIR", help="what transformers + torch read")],

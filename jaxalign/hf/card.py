@@ -1,4 +1,4 @@
-"""The model card of an export: data, method, what is reconstructed, and figures per harm category."""
+"""Model cards. Of an export: data, method, what is reconstructed, figures per harm category; of a merge: its parts."""
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +31,7 @@ def model_card(
     """
     categories = categories or {}
     columns = list(dict.fromkeys(column for figures in categories.values() for column in figures))
-    return _template().render(
+    return _template("model_card.md.jinja").render(
         title=title,
         summary="An adapter" * adapter
         + "A language model" * (not adapter)
@@ -50,20 +50,38 @@ def model_card(
     )
 
 
-def _template() -> Any:
+def merge_card(*, title: str, parts: Sequence[Mapping[str, Any]]) -> str:
+    """The text of README.md for the weighted mean of models.
+
+    Each part is a row of the table, such as {"share": 0.25, "model": "stage1", "loss": "dpo"}; what is not known of
+    it is left out or None, and shown as a dash.
+    """
+    columns = list(dict.fromkeys(column for part in parts for column in part))
+    papers = [paper for part in parts for paper in _RECONSTRUCTED.get(part.get("loss") or "", [])]
+    return _template("merge_card.md.jinja").render(
+        title=title,
+        front_matter=_front_matter(None, adapter=False, tags=("merge",)),
+        parts=[{column: part.get(column) for column in columns} for part in parts],
+        columns=columns,
+        reconstructed=list(dict.fromkeys(papers)),
+        version=_version(),
+    )
+
+
+def _template(name: str) -> Any:
     environment = Environment(  # Markdown, not HTML: cells are escaped by the filters below
         loader=PackageLoader("jaxalign.hf", "."), undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.filters |= {"cell": _cell, "figure": _figure}
-    return environment.get_template("model_card.md.jinja")
+    return environment.get_template(name)
 
 
-def _front_matter(base_model: str | None, adapter: bool) -> str:
+def _front_matter(base_model: str | None, adapter: bool, tags: Sequence[str] = ()) -> str:
     """The YAML that a hub reads; a base model is named only if it looks like a hub's owner/name."""
     fields: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
     if base_model is not None and base_model.count("/") == 1 and not base_model.startswith((".", "/", "~")):
         fields["base_model"] = base_model
-    return yaml.safe_dump(fields | {"tags": ["jaxalign", "dpo", "safety"]}, sort_keys=False)
+    return yaml.safe_dump(fields | {"tags": ["jaxalign", "dpo", "safety", *tags]}, sort_keys=False)
 
 
 def _cell(value: Any) -> str:

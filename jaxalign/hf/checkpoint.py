@@ -95,12 +95,25 @@ class Checkpoint:
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """SHA-256 over vocabulary, merges, pre-tokenisation, special tokens and chat template."""
+    return hashlib.sha256(json.dumps(_tokenizer_parts(tokenizer), sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_differences(first: Any, second: Any) -> list[str]:
+    """What two tokenizers turn differently into ids: any of the names below, none if they are the same."""
+    a, b = (_tokenizer_parts(tokenizer) for tokenizer in (first, second))
+    names = ("special tokens", "chat template")
+    others = [name for name, left, right in zip(names, a[1:], b[1:], strict=True) if left != right]
+    model_differs = a[0].pop("model") != b[0].pop("model")
+    return ["vocabulary"] * model_differs + ["splitting into words"] * (a[0] != b[0]) + others
+
+
+def _tokenizer_parts(tokenizer: Any) -> list[Any]:
+    """Tokenizer proper, special tokens and chat template, as plain values."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     for state in ("padding", "truncation"):  # left behind by earlier calls, not part of the tokenizer
         backend.pop(state, None)
     specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    parts = [backend, specials, tokenizer.chat_template]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return [backend, specials, tokenizer.chat_template]
 
 
 def _drop_tied_head(source: TensorSource, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -41,11 +41,15 @@ class TensorGatherer:
 
     def tensor(self, place: TensorPlace, dtype: np.dtype) -> np.ndarray:
         """The tensor at `place`, adapter merged, in the layout of the checkpoint."""
-        value = host_array(self._leaves[place.path], place.layer)
-        adapter = self.adapter(place)
-        if adapter is not None and self._lora is not None:
-            value = value.astype(np.float32) + np.float32(self._lora.scale) * (adapter[0] @ adapter[1])
+        value = self.adapted(place, host_array(self._leaves[place.path], place.layer))
         return contiguous(value.astype(dtype), transposed=place.transposed)
+
+    def adapted(self, place: TensorPlace, value: np.ndarray) -> np.ndarray:
+        """`value` of the parameter at `place`, in our layout, with its adapter added in float32 if it has one."""
+        adapter = self.adapter(place)
+        if adapter is None or self._lora is None:
+            return value
+        return value.astype(np.float32) + np.float32(self._lora.scale) * (adapter[0] @ adapter[1])
 
     def adapter(self, place: TensorPlace) -> tuple[np.ndarray, np.ndarray] | None:
         """A [in, rank] and B [rank, out] of the projection at `place`, in float32."""

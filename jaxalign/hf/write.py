@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import ml_dtypes
@@ -29,6 +29,13 @@ from jaxalign.progress import Stage
 ExportDtype = Literal["bf16", "f32"]
 _DTYPES: dict[str, np.dtype] = {"bf16": np.dtype(ml_dtypes.bfloat16), "f32": np.dtype(np.float32)}
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+
+
+class Tensors(Protocol):
+    """Where the tensors to write come from."""
+
+    def tensor(self, place: TensorPlace, dtype: np.dtype) -> np.ndarray:
+        """The tensor at `place`, in the layout of a checkpoint and contiguous."""
 
 
 def export_model(
@@ -51,20 +58,48 @@ def export_model(
     Raises ExportError if the directory is taken, TensorMismatchError if parameters and `hf_config` disagree.
     """
     gatherer = TensorGatherer(params, lora_params, lora)
-    files = _plan_files(
-        _checked_places(hf_config, params), _DTYPES[dtype].itemsize, parse_size(max_shard_size)
+    _check_params(hf_config, params)
+    write_model(
+        directory,
+        gatherer,
+        hf_config=hf_config,
+        tokenizer=tokenizer,
+        generation_config=generation_config,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        model_card=model_card,
+        overwrite=overwrite,
     )
+
+
+def write_model(
+    directory: str | Path,
+    tensors: Tensors,
+    *,
+    hf_config: Mapping[str, Any],
+    tokenizer: Any = None,
+    generation_config: Mapping[str, Any] | None = None,
+    dtype: ExportDtype = "bf16",
+    max_shard_size: str | int = "5GB",
+    model_card: str = "",
+    overwrite: bool = False,
+) -> None:
+    """Write the model that `hf_config` describes, asking `tensors` for one tensor after the other.
+
+    Raises ExportError if the directory is taken.
+    """
+    files = _plan_files(model_places(hf_config), _DTYPES[dtype].itemsize, parse_size(max_shard_size))
     config = _exported_config(hf_config, _DTYPES[dtype].name)
     stops = _exported_generation_config(hf_config, generation_config, tokenizer)
     stage = Stage("export", sum(map(len, files.values())), enabled=jax.process_index() == 0)
     with _staged(directory, overwrite) as folder, stage:
         for file, places in files.items():
-            tensors = {}
+            content = {}
             for place in places:
-                tensors[place.name] = gatherer.tensor(place, _DTYPES[dtype])
+                content[place.name] = tensors.tensor(place, _DTYPES[dtype])
                 stage.advance()
             if folder is not None:
-                save_file(tensors, folder / file, metadata={"format": "pt"})
+                save_file(content, folder / file, metadata={"format": "pt"})
         if folder is not None:
             if len(files) > 1:
                 _write_index(folder, files, _DTYPES[dtype].itemsize)
@@ -88,10 +123,9 @@ def export_adapter(
 
     Raises ExportError if the directory is taken, TensorMismatchError for adapters of unknown projections.
     """
-    abstract_params = _abstract_params(hf_config)
-    gatherer = TensorGatherer(abstract_params, lora_params, lora)
+    gatherer = TensorGatherer(abstract_params(hf_config), lora_params, lora)
     tensors, modules = {}, set()
-    for place in tensor_places(TENSOR_TABLES[hf_config["model_type"]], abstract_params):
+    for place in model_places(hf_config):
         adapter = gatherer.adapter(place)
         if adapter is None:
             continue
@@ -120,18 +154,22 @@ def _staged(directory: str | Path, overwrite: bool) -> AbstractContextManager[Pa
     return staged_directory(directory, overwrite=overwrite) if jax.process_index() == 0 else nullcontext()
 
 
-def _abstract_params(hf_config: Mapping[str, Any]) -> Any:
+def abstract_params(hf_config: Mapping[str, Any]) -> Any:
+    """The tree of parameters that `hf_config` describes, as `jax.ShapeDtypeStruct`."""
     config = decoder_config_from_hf(hf_config)
     return build_decoder(config, compute_dtype="float32", param_dtype="float32").abstract_params()
 
 
-def _checked_places(hf_config: Mapping[str, Any], params: Any) -> list[TensorPlace]:
-    """Every tensor to write. Raises TensorMismatchError unless they are those that `hf_config` describes."""
-    table = TENSOR_TABLES[hf_config["model_type"]]
-    places = tensor_places(table, params)
-    expected = tensor_places(table, _abstract_params(hf_config))
-    check_tensors({place.name: place.shape for place in places}, expected, "the model to export")
-    return places
+def model_places(hf_config: Mapping[str, Any]) -> list[TensorPlace]:
+    """Every tensor of the model that `hf_config` describes."""
+    return tensor_places(TENSOR_TABLES[hf_config["model_type"]], abstract_params(hf_config))
+
+
+def _check_params(hf_config: Mapping[str, Any], params: Any) -> None:
+    """Raise TensorMismatchError unless the parameters are those that `hf_config` describes."""
+    places = tensor_places(TENSOR_TABLES[hf_config["model_type"]], params)
+    found = {place.name: place.shape for place in places}
+    check_tensors(found, model_places(hf_config), "the model to export")
 
 
 def _plan_files(places: list[TensorPlace], itemsize: int, limit: int) -> dict[str, list[TensorPlace]]:
