@@ -5,22 +5,26 @@ stats.py, the loss in `jaxalign.losses`.
 """
 
 import dataclasses
-import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxalign.adaptive.options import check_ema_rate, check_positive, in_order, is_known, keep_numbers
 from jaxalign.adaptive.rule import AdaptiveRule
-from jaxalign.adaptive.stats import BalanceStats
+from jaxalign.adaptive.running_mean import add_seen, running_mean
+from jaxalign.adaptive.stats import BalanceStats, read_sums
 from jaxalign.adaptive.weights import power_weights, ratio_weights, softmax_weights
-from jaxalign.arrays import matching_floats
+from jaxalign.arrays import matching_floats, scalar_like
 
 
 @dataclasses.dataclass(frozen=True)
 class BalanceConfig:
     """Options of the weights and the scale of B-DPO. Raises ValueError where one would have no effect.
+
+    Numbers may come as scalars of numpy or jax, kept as floats, or traced: checks that need their value are then
+    left out, and such a configuration cannot be hashed.
 
     Ablations: weights alone with `scale=1.0`, scale alone with `weights="none"`, both with a map and a scale.
 
@@ -54,32 +58,11 @@ class BalanceConfig:
     def __post_init__(self) -> None:
         if self.weights not in ("ratio", "softmax", "power", "none"):
             raise ValueError(f"weights={self.weights!r} must be 'ratio', 'softmax', 'power' or 'none'")
-        if self.floor is not None and self.weights not in ("ratio", "power"):
-            raise ValueError(
-                f"floor={self.floor} has no effect with weights={self.weights!r}; leave it out or set "
-                "weights='ratio' or 'power'"
-            )
-        self._check_option_of_map("temperature", self.temperature, "softmax")
-        self._check_option_of_map("alpha", self.alpha, "power")
-        if self.temperature is not None and not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} must be positive")
-        if self.alpha is not None and not 0 <= self.alpha < math.inf:
-            raise ValueError(f"alpha={self.alpha} must be finite and not negative")
-        for name, positive in (("floor", self.least_mi), ("scale", self.scale)):
-            if not 0 < positive < math.inf:
-                raise ValueError(f"{name}={positive} must be positive and finite")
-        if not 0 <= self.minimum_weight <= 1 <= self.maximum_weight:
-            raise ValueError(
-                f"minimum_weight={self.minimum_weight} and maximum_weight={self.maximum_weight} must enclose "
-                "1, the weight of equal mutual information, and not be negative"
-            )
-        if self.weights == "none" and (self.minimum_weight, self.maximum_weight) != (0.0, 2.0):
-            raise ValueError(
-                f"minimum_weight={self.minimum_weight} and maximum_weight={self.maximum_weight} have no effect "
-                "with weights='none'; leave them out or choose a map"
-            )
-        if not 0 < self.ema_rate <= 1:
-            raise ValueError(f"ema_rate={self.ema_rate} must be above 0 and at most 1")
+        keep_numbers(self, "floor", "temperature", "alpha", "minimum_weight", "maximum_weight")
+        keep_numbers(self, "scale", "maximum_scale", "ema_rate")
+        self._check_options_of_the_map()
+        self._check_bounds()
+        check_ema_rate(self.ema_rate)
         self._check_scale()
 
     @property
@@ -87,23 +70,49 @@ class BalanceConfig:
         """The floor in use, nats per token."""
         return 0.01 if self.floor is None else self.floor
 
-    def _check_option_of_map(self, name: str, option: float | None, weights: str) -> None:
+    def _check_options_of_the_map(self) -> None:
+        if self.floor is not None and self.weights not in ("ratio", "power"):
+            raise ValueError(
+                f"floor={self.floor} has no effect with weights={self.weights!r}; leave it out or set "
+                "weights='ratio' or 'power'"
+            )
+        self._check_option_of_map("temperature", self.temperature, "softmax")
+        self._check_option_of_map("alpha", self.alpha, "power")
+        check_positive("floor", self.least_mi)
+        # An infinite temperature is plain DPO.
+        if self.temperature is not None and is_known(self.temperature) and not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} must be positive")
+        if self.alpha is not None and not in_order(0.0, self.alpha):
+            raise ValueError(f"alpha={self.alpha} must be finite and not negative")
+
+    def _check_option_of_map(self, name: str, option: Any, weights: str) -> None:
         if (option is not None) != (self.weights == weights):
             remedy = f"leave it out or set weights={weights!r}" if option is not None else "give it a value"
             raise ValueError(f"{name}={option} with weights={self.weights!r}: {remedy}")
 
+    def _check_bounds(self) -> None:
+        bounds = f"minimum_weight={self.minimum_weight} and maximum_weight={self.maximum_weight}"
+        if not in_order(0.0, self.minimum_weight, 1.0, self.maximum_weight):
+            raise ValueError(
+                f"{bounds} must enclose 1, the weight of equal mutual information, and be finite and not negative"
+            )
+        traced = not is_known(self.minimum_weight, self.maximum_weight)
+        if self.weights == "none" and (traced or (self.minimum_weight, self.maximum_weight) != (0.0, 2.0)):
+            raise ValueError(f"{bounds} have no effect with weights='none'; leave them out or choose a map")
+
     def _check_scale(self) -> None:
+        check_positive("scale", self.scale)
         if self.maximum_scale is None and self.scale_by_gradient_weight:
             raise ValueError(
                 "maximum_scale=None with scale_by_gradient_weight=True: the scale could grow for ever; "
-                f"give it a bound such as {10 * self.scale}"
+                "give it a bound such as 10 times the scale"
             )
         if self.maximum_scale is not None and not self.scale_by_gradient_weight:
             raise ValueError(
                 f"maximum_scale={self.maximum_scale} has no effect on a constant scale; leave it out or set "
                 "scale_by_gradient_weight=True"
             )
-        if self.maximum_scale is not None and not self.scale <= self.maximum_scale < math.inf:
+        if self.maximum_scale is not None and not in_order(self.scale, self.maximum_scale):
             raise ValueError(
                 f"maximum_scale={self.maximum_scale} must be finite and at least scale={self.scale}, "
                 "which is the quotient at the largest gradient weight, 1"
@@ -146,7 +155,8 @@ def balance_rule(config: BalanceConfig) -> AdaptiveRule[BalanceState, BalanceSta
     """Track mean mutual information and gradient weight, and make the scale of B-DPO from them.
 
     `mean <- (1 - a) mean + a newest`, with a the EMA rate and newest the mean over the pairs of the
-    statistics; the first sighting takes the newest itself. Without pairs the state stays bit-identical.
+    statistics; the first sighting takes the newest itself. Without pairs, or where a sum is not finite, the
+    state stays bit-identical.
     `g = c`, or `g = min(c / mean gradient weight, maximum_scale)`.
 
     Source: B-DPO, arXiv 2603.22829; reconstructed from the abstract, not checked against the authors' code.
@@ -178,7 +188,6 @@ def balance_rule(config: BalanceConfig) -> AdaptiveRule[BalanceState, BalanceSta
         )
 
     def value(state: BalanceState) -> BalanceValue:
-        state = jax.lax.stop_gradient(state)
         seen = state.num_seen > 0
         mean_mi = jnp.maximum((state.chosen_mi + state.rejected_mi) / 2, config.least_mi)
         scale = jnp.asarray(config.scale, jnp.float32)
@@ -186,23 +195,22 @@ def balance_rule(config: BalanceConfig) -> AdaptiveRule[BalanceState, BalanceSta
             # Dividing by max(weight, c / maximum) bounds the quotient without dividing by 0.
             least = config.scale / config.maximum_scale
             scale = jnp.where(seen, scale / jnp.maximum(state.gradient_weight, least), scale)
-        return BalanceValue(mean_mi=jnp.where(seen, mean_mi, 0.0), scale=scale)
+        return jax.lax.stop_gradient(BalanceValue(mean_mi=jnp.where(seen, mean_mi, 0.0), scale=scale))
 
     def update(stats: BalanceStats, state: BalanceState) -> BalanceState:
-        stats = jax.tree.map(lambda x: jax.lax.stop_gradient(x).astype(jnp.float32), stats)
-        present, seen = stats.pairs > 0, state.num_seen > 0
+        stats, finite = read_sums(stats, chosen_mi=(), rejected_mi=(), gradient_weight=(), pairs=())
+        present, seen = finite & (stats.pairs > 0), state.num_seen > 0
         num_pairs = jnp.where(present, stats.pairs, 1.0)
 
-        def running(total: jax.Array, mean: jax.Array) -> jax.Array:
+        def follow(mean: jax.Array, total: jax.Array) -> jax.Array:
             newest = total / num_pairs
-            averaged = (1 - config.ema_rate) * mean + config.ema_rate * newest
-            return jnp.where(present, jnp.where(seen, averaged, newest), mean)
+            return running_mean(mean, newest, ema_rate=config.ema_rate, seen=seen, present=present)
 
         return BalanceState(
-            chosen_mi=running(stats.chosen_mi, state.chosen_mi),
-            rejected_mi=running(stats.rejected_mi, state.rejected_mi),
-            gradient_weight=running(stats.gradient_weight, state.gradient_weight),
-            num_seen=state.num_seen + jnp.ceil(stats.pairs).astype(jnp.int32),
+            chosen_mi=follow(state.chosen_mi, stats.chosen_mi),
+            rejected_mi=follow(state.rejected_mi, stats.rejected_mi),
+            gradient_weight=follow(state.gradient_weight, stats.gradient_weight),
+            num_seen=add_seen(state.num_seen, stats.pairs, present),
         )
 
     return AdaptiveRule(init, value, update)
@@ -247,5 +255,7 @@ def balance_weights(
         case "none":
             ones = jnp.ones_like(matching_floats(chosen_mi=chosen_mi, rejected_mi=rejected_mi)[0])
             weights = ones, ones
-    chosen, rejected = (jnp.clip(w, config.minimum_weight, config.maximum_weight) for w in weights)
+    least = scalar_like(weights[0], minimum_weight=config.minimum_weight)
+    most = scalar_like(weights[0], maximum_weight=config.maximum_weight)
+    chosen, rejected = (jax.lax.stop_gradient(jnp.clip(weight, least, most)) for weight in weights)
     return chosen, rejected

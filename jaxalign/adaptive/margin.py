@@ -4,15 +4,24 @@ The loss that uses the margins lives in `jaxalign.losses`, the violation signal 
 """
 
 import dataclasses
-import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxalign.adaptive.options import (
+    check_ema_rate,
+    check_positive,
+    in_order,
+    is_known,
+    keep_count,
+    keep_numbers,
+    keep_numbers_per_category,
+)
 from jaxalign.adaptive.rule import AdaptiveRule
-from jaxalign.adaptive.stats import CategoryStats
+from jaxalign.adaptive.running_mean import add_seen, running_mean
+from jaxalign.adaptive.stats import CategoryStats, read_sums
 from jaxalign.arrays import as_float
 
 
@@ -21,6 +30,8 @@ class MarginConfig:
     """Options of the margin rule. Raises ValueError where they contradict each other.
 
     Numbers may come as scalars of numpy or jax, and `target_rate` as an array [K]; kept are floats and a tuple.
+    Traced ones stay traced: checks that need their value are left out, so that `jax.vmap` runs many settings at
+    once, and such a configuration cannot be hashed.
 
     Attributes:
       num_categories: K.
@@ -46,65 +57,52 @@ class MarginConfig:
     normalize_mean: float | None = None
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if field.name not in ("num_categories", "update"):
-                plain = _as_plain(field.name, getattr(self, field.name), several=field.name == "target_rate")
-                object.__setattr__(self, field.name, plain)  # arrays and lists would not be hashable
-        self._check_categories()
-        if not -math.inf < self.minimum <= self.initial <= self.maximum < math.inf:
+        keep_count(self, "num_categories")
+        keep_numbers(self, "initial", "minimum", "maximum", "step_size", "ema_rate", "normalize_mean")
+        keep_numbers_per_category(self, "target_rate")
+        self._check_target_rate()
+        self._check_bounds()
+        check_positive("step_size", self.step_size)
+        check_ema_rate(self.ema_rate)
+        self._check_update()
+
+    def _check_target_rate(self) -> None:
+        given = self.target_rate
+        rates = given if isinstance(given, tuple) else (given,)
+        num_rates = len(given) if isinstance(given, tuple) else jnp.size(given)
+        if num_rates != self.num_categories and (isinstance(given, tuple) or jnp.ndim(given)):
+            raise ValueError(
+                f"target_rate has {num_rates} values, expected one number for all or "
+                f"num_categories={self.num_categories} of them"
+            )
+        if not all(0 <= rate <= 1 for rate in rates if is_known(rate)):
+            raise ValueError(f"target_rate={given} must lie between 0 and 1")
+
+    def _check_bounds(self) -> None:
+        if not in_order(self.minimum, self.initial, self.maximum):
             raise ValueError(
                 f"initial={self.initial} is not between minimum={self.minimum} and maximum={self.maximum}, "
                 "both finite"
             )
-        if self.minimum == self.maximum:
+        if is_known(self.minimum, self.maximum) and self.minimum == self.maximum:
             raise ValueError(
                 f"minimum={self.minimum} equals maximum: no update can move that margin; widen the bounds, or use "
                 "the loss safe_dpo, whose margin is the constant delta"
             )
-        if not 0 < self.step_size < math.inf:
-            raise ValueError(f"step_size={self.step_size} must be positive and finite")
-        if not 0 < self.ema_rate <= 1:
-            raise ValueError(f"ema_rate={self.ema_rate} must be above 0 and at most 1")
-        if self.update not in ("additive", "multiplicative"):
-            raise ValueError(f"update={self.update!r} must be 'additive' or 'multiplicative'")
-        if self.update == "multiplicative" and self.minimum <= 0:
-            raise ValueError(
-                f"minimum={self.minimum} must be positive for update='multiplicative', which cannot leave 0; "
-                "raise it to a small value such as 0.01 or use update='additive'"
-            )
-        if self.normalize_mean is not None and not self.minimum <= self.normalize_mean <= self.maximum:
+        if self.normalize_mean is not None and not in_order(self.minimum, self.normalize_mean, self.maximum):
             raise ValueError(
                 f"normalize_mean={self.normalize_mean} is not between minimum={self.minimum} and "
                 f"maximum={self.maximum}: margins within these bounds cannot have that mean"
             )
 
-    def _check_categories(self) -> None:
-        if self.num_categories < 1:
-            raise ValueError(f"num_categories={self.num_categories} must be at least 1")
-        if isinstance(self.target_rate, tuple) and len(self.target_rate) != self.num_categories:
+    def _check_update(self) -> None:
+        if self.update not in ("additive", "multiplicative"):
+            raise ValueError(f"update={self.update!r} must be 'additive' or 'multiplicative'")
+        if self.update == "multiplicative" and is_known(self.minimum) and self.minimum <= 0:
             raise ValueError(
-                f"target_rate has {len(self.target_rate)} values, expected one number for all or "
-                f"num_categories={self.num_categories} of them"
+                f"minimum={self.minimum} must be positive for update='multiplicative', which cannot leave 0; "
+                "raise it to a small value such as 0.01 or use update='additive'"
             )
-        rates = self.target_rate if isinstance(self.target_rate, tuple) else (self.target_rate,)
-        if not all(0 <= rate <= 1 for rate in rates):
-            raise ValueError(f"target_rate={self.target_rate} must lie between 0 and 1")
-
-
-def _as_plain(name: str, given: Any, several: bool) -> Any:
-    """A number, or where `several` may be given a tuple of numbers; None stays. Raises ValueError."""
-    try:
-        values = given.tolist() if hasattr(given, "tolist") else given
-        if several and isinstance(values, list | tuple):
-            return tuple(_as_plain(name, value, several=False) for value in values)
-        if values is None:
-            return None
-        if not isinstance(values, str):
-            return float(values)
-    except TypeError:  # neither a number nor, under a transformation, a known one
-        pass
-    expected = "one number for all categories or one per category" if several else "a number"
-    raise ValueError(f"{name}={given!r} must be {expected}")
 
 
 @jax.tree_util.register_dataclass
@@ -165,28 +163,21 @@ def margin_rule(config: MarginConfig) -> AdaptiveRule[MarginState, CategoryStats
         )
 
     def value(state: MarginState) -> jax.Array:
-        margin = jax.lax.stop_gradient(state.margin)
-        return margin if config.normalize_mean is None else _with_mean(margin, config)
+        margin = state.margin if config.normalize_mean is None else _with_mean(state.margin, config)
+        return jax.lax.stop_gradient(margin)
 
     def update(stats: CategoryStats, state: MarginState) -> MarginState:
-        for name, array in (("violations", stats.violations), ("pairs", stats.pairs)):
-            if jnp.shape(array) != shape:
-                raise ValueError(
-                    f"stats.{name} has shape {jnp.shape(array)}, expected {shape}, num_categories"
-                )
-        violations, pairs = jax.lax.stop_gradient(
-            (stats.violations.astype(jnp.float32), stats.pairs.astype(jnp.float32))
+        stats, _ = read_sums(stats, violations=shape, pairs=shape)
+        present = (stats.pairs > 0) & jnp.isfinite(stats.pairs) & jnp.isfinite(stats.violations)
+        newest = stats.violations / jnp.where(present, stats.pairs, 1.0)
+        seen = state.num_seen > 0
+        rate = running_mean(
+            state.violation_rate, newest, ema_rate=config.ema_rate, seen=seen, present=present
         )
-        present = (pairs > 0) & jnp.isfinite(pairs) & jnp.isfinite(violations)
-        rate = violations / jnp.where(present, pairs, 1.0)
-        running = (1 - config.ema_rate) * state.violation_rate + config.ema_rate * rate
-        running = jnp.where(state.num_seen > 0, running, rate)
-        margin = _ascend(state.margin, running, config)
         return MarginState(
-            margin=jnp.where(present, margin, state.margin),
-            violation_rate=jnp.where(present, running, state.violation_rate),
-            # ceil: a category of fractional weight was seen too; whole counts are exact
-            num_seen=state.num_seen + jnp.ceil(jnp.where(present, pairs, 0.0)).astype(jnp.int32),
+            margin=jnp.where(present, _ascend(state.margin, rate, config), state.margin),
+            violation_rate=rate,
+            num_seen=add_seen(state.num_seen, stats.pairs, present),
         )
 
     return AdaptiveRule(init, value, update)

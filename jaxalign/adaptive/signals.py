@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxalign.arrays import as_float
+from jaxalign.arrays import as_float, scalar_like
 
 
 def implicit_violation(
-    reward_gap: ArrayLike, *, threshold: ArrayLike, temperature: float | None = None
+    reward_gap: ArrayLike, *, threshold: ArrayLike, temperature: ArrayLike | None = None
 ) -> jax.Array:
     """Violation of a pair by its implicit reward gap, hard or soft.
 
@@ -47,9 +47,10 @@ def implicit_violation(
     if level.shape not in ((), gap.shape):
         raise ValueError(f"threshold has shape {level.shape}, expected a scalar or {gap.shape}")
     if temperature is not None:
-        if not temperature > 0:
+        if not isinstance(temperature, jax.core.Tracer) and not float(jax.device_get(temperature)) > 0:
             raise ValueError(f"temperature={temperature} must be positive; leave it out for the hard step")
-        return jax.nn.sigmoid((level - gap) / temperature)
+        width = jax.lax.stop_gradient(scalar_like(gap, temperature=temperature))
+        return jax.nn.sigmoid((level - gap) / width)
     # A comparison with NaN is false: without this a broken pair would pass as safe.
     return jnp.where(jnp.isnan(gap), gap, (gap < level).astype(gap.dtype))
 
