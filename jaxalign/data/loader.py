@@ -1,4 +1,7 @@
-"""Batches as a pure function of (seed, step), the same global batch on every host. No devices here."""
+"""Batches as a pure function of (seed, step), the same global batch on every host. No devices here.
+
+Sampling by violation rates makes it one of (seed, step, state).
+"""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -8,6 +11,7 @@ import numpy as np
 from jaxalign.batch import PairBatch
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.data.ordering import permutation
+from jaxalign.data.sampling import GroupSampler, SamplingConfig, SamplingState
 
 
 def padded_length(datasets: Iterable[TokenizedDataset], multiple: int = 16) -> int:
@@ -20,7 +24,8 @@ class PairLoader:
     """Serves padded batches of a data set; step counts from 0 over all epochs.
 
     Each epoch is one permutation of all pairs, drawn from (seed, epoch); unshuffled, the order of the data
-    set. Its last batch is filled up with pairs of weight 0. Raises ValueError if a pair is longer than a row.
+    set. Its last batch is filled up with pairs of weight 0. With `sampling`, every batch is full, its pairs are
+    drawn by category, and an epoch is just that number of steps. Raises ValueError if a pair is longer than a row.
     """
 
     def __init__(
@@ -32,9 +37,14 @@ class PairLoader:
         seed: int = 0,
         shuffle: bool = True,
         num_epochs: int | None = None,
+        sampling: SamplingConfig | None = None,
     ) -> None:
         if batch_size < 1 or (num_epochs is not None and num_epochs < 1):
             raise ValueError(f"batch_size={batch_size} and num_epochs={num_epochs} must be at least 1")
+        if sampling is not None and not shuffle:
+            raise ValueError(
+                "shuffle=False has no effect with sampling, which draws the pairs; give one of them"
+            )
         row_lengths = dataset.row_lengths
         longest = int(row_lengths.argmax())
         if row_lengths[longest] > length:
@@ -49,6 +59,9 @@ class PairLoader:
         self.shuffle = shuffle
         self.num_epochs = num_epochs
         self._order = lru_cache(maxsize=2)(self._compute_order)
+        self._sampler = (
+            GroupSampler(sampling, dataset.categories, batch_size=batch_size, seed=seed) if sampling else None
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -60,17 +73,36 @@ class PairLoader:
         """Batches in all epochs, None if they never end."""
         return None if self.num_epochs is None else self.num_epochs * self.steps_per_epoch
 
-    def indices(self, step: int) -> np.ndarray:
-        """The rows of the data set in a batch, [B] int32, -1 for padding. Raises IndexError past the end."""
+    @property
+    def needs_state(self) -> bool:
+        """Whether batches depend on a SamplingState: under strategy margin alone."""
+        return self._sampler is not None and self._sampler.config.strategy == "margin"
+
+    def indices(self, step: int, state: SamplingState | None = None) -> np.ndarray:
+        """The rows of the data set in a batch, [B] int32, -1 for padding.
+
+        Raises IndexError past the end, ValueError for a state where none is read or none where one is.
+        """
         if step < 0 or (self.num_steps is not None and step >= self.num_steps):
             raise IndexError(f"step {step} is outside the {self.num_steps} steps of {self.num_epochs} epochs")
+        if self._sampler is not None:
+            return self._sampler.rows(step, state)
+        if state is not None:
+            raise ValueError("without sampling no state is read, but got one; leave it out, or give sampling")
         epoch, position = divmod(step, self.steps_per_epoch)
         rows = self._order(epoch)[position * self.batch_size :][: self.batch_size]
         return np.pad(rows, (0, self.batch_size - len(rows)), constant_values=-1).astype(np.int32)
 
-    def batch(self, step: int) -> PairBatch:
-        """The global batch of a step, as numpy arrays."""
-        return pad_batch(self.dataset, self.indices(step), self.length)
+    def batch(self, step: int, state: SamplingState | None = None) -> PairBatch:
+        """The global batch of a step, as numpy arrays. Raises as `indices` does."""
+        return pad_batch(self.dataset, self.indices(step, state), self.length)
+
+    def visited_rows(self, num_steps: int) -> np.ndarray:
+        """The rows that so many steps can see, sorted; all rows where that depends on a state."""
+        if self.needs_state or num_steps >= self.steps_per_epoch:
+            return np.arange(len(self.dataset))
+        rows = np.unique([self.indices(step) for step in range(num_steps)])
+        return rows[rows >= 0]
 
     def _compute_order(self, epoch: int) -> np.ndarray:
         return (

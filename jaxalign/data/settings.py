@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
+from jaxalign.data.sampling import SamplingConfig
 from jaxalign.data.schema import RESERVED_NAMES, VOCABULARIES
 from jaxalign.settings import Settings
 
@@ -110,6 +111,9 @@ class DataConfig(Settings):
         description="tokens with end of sequence; a longer response is cut and then does not end",
     )
     seed: int = Field(0, ge=0, description="draws which rows a weighted source repeats once more")
+    sampling: SamplingConfig | None = Field(
+        None, description="how often categories are drawn; without it, each epoch holds every pair once"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

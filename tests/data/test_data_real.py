@@ -4,9 +4,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jaxalign.data.check import check_data
+from jaxalign.data.loader import PairLoader, padded_length
+from jaxalign.data.sampling import SamplingConfig
 from jaxalign.data.schema import DataError, prompt_key
 from jaxalign.data.settings import DataConfig
 from jaxalign.data.sources import load_pairs
@@ -61,6 +64,20 @@ def test_category_pairs_under_the_safety_transform(shared_data: Path) -> None:
 def test_category_pairs_check_reports_what_is_wrong(shared_data: Path, tiny_tokenizer: Any) -> None:
     check = check_data(category_pairs(shared_data, max_response_length=512), tiny_tokenizer)
     assert [error.split(",")[0] for error in check.errors] == ["4 rows with identical responses"]
+
+
+def test_uniform_sampling_equalises_the_categories(shared_data: Path, tiny_tokenizer: Any) -> None:
+    config = category_pairs(shared_data, on_error="skip")
+    dataset = tokenize_pairs(load_pairs(config, "train")[0], tiny_tokenizer, config)
+    sizes = dataset.categories.sum(axis=0)
+    assert (sizes.min(), sizes.max()) == (13, 245)
+    loader = PairLoader(
+        dataset, batch_size=32, length=padded_length([dataset]), sampling=SamplingConfig(strategy="uniform")
+    )
+    batches = np.array([loader.indices(step) for step in range(40)])
+    counts = dataset.categories[batches.ravel()].sum(axis=0)
+    assert counts.max() - counts.min() <= 1
+    assert all(len(set(rows)) == 32 for rows in batches.tolist())
 
 
 def test_hh_names_its_first_bad_row(shared_data: Path) -> None:
