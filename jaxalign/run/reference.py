@@ -65,7 +65,7 @@ def with_reference(
         # One given file serves the training pairs; held-out pairs have a file of their own beside it.
         path = config.reference.file if split == "train" else config.reference.file.with_name(path.name)
     required = config.reference.file is not None and split == "train"
-    arrays = _from_cache(path, ingredients, len(part), required=required)
+    arrays = cached_arrays(path, ingredients, len(part), required=required)
     if arrays is None:
 
         def branch_logps(pairs: TokenizedDataset, label: str) -> np.ndarray:
@@ -89,7 +89,7 @@ def visited_rows(loader: PairLoader, num_steps: int) -> np.ndarray:
     return rows[rows >= 0]
 
 
-def _from_cache(
+def cached_arrays(
     path: Path, ingredients: dict[str, Any], num_pairs: int, *, required: bool
 ) -> dict[str, np.ndarray] | None:
     """The arrays of an earlier pass, None without one. Process 0 reads (the disk may not be shared)."""
