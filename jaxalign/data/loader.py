@@ -58,6 +58,7 @@ class PairLoader:
         self.seed = seed
         self.shuffle = shuffle
         self.num_epochs = num_epochs
+        self.sampling = sampling
         self._order = lru_cache(maxsize=2)(self._compute_order)
         self._sampler = (
             GroupSampler(sampling, dataset.categories, batch_size=batch_size, seed=seed) if sampling else None
@@ -76,7 +77,7 @@ class PairLoader:
     @property
     def needs_state(self) -> bool:
         """Whether batches depend on a SamplingState: under strategy margin alone."""
-        return self._sampler is not None and self._sampler.config.strategy == "margin"
+        return self.sampling is not None and self.sampling.strategy == "margin"
 
     def indices(self, step: int, state: SamplingState | None = None) -> np.ndarray:
         """The rows of the data set in a batch, [B] int32, -1 for padding.
@@ -96,13 +97,6 @@ class PairLoader:
     def batch(self, step: int, state: SamplingState | None = None) -> PairBatch:
         """The global batch of a step, as numpy arrays. Raises as `indices` does."""
         return pad_batch(self.dataset, self.indices(step, state), self.length)
-
-    def visited_rows(self, num_steps: int) -> np.ndarray:
-        """The rows that so many steps can see, sorted; all rows where that depends on a state."""
-        if self.needs_state or num_steps >= self.steps_per_epoch:
-            return np.arange(len(self.dataset))
-        rows = np.unique([self.indices(step) for step in range(num_steps)])
-        return rows[rows >= 0]
 
     def _compute_order(self, epoch: int) -> np.ndarray:
         return (
