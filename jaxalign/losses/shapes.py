@@ -61,9 +61,9 @@ def discopop_loss(
 ) -> jax.Array:
     """DiscoPOP: logistic below a reward gap of 0, exponential above, found by search.
 
-    `loss = (1 - m) (-log s(x)) + m e^{-x}` with `x = beta h` and `m = s(x/T)`. It is not convex: near x = 0
-    it rises by about 0.3 before it falls. With T above 1 the exponential is no longer damped at large
-    negative gaps and overflows.
+    `loss = (1 - m) (-log s(x)) + m e^{-x}` with `x = beta h` and `m = s(x/T)`. It is not convex: at
+    T = 0.05 it rises by 0.09 between x = -0.12 and x = 0.07. With T above 1 the exponential is no longer
+    damped at large negative gaps and overflows.
 
     Source: DiscoPOP, arXiv 2406.08414, equation 5 (the log-ratio modulated loss).
 
