@@ -73,7 +73,7 @@ def margin_rewards(
 def margin_model_fingerprint(path: Path) -> str:
     """Hash of what the margin model computes: of a run how it was started and its newest step, else of all weights.
 
-    Raises ConfigError for a run without a checkpoint.
+    Raises ConfigError or CheckpointError for a run without a checkpoint.
     """
     manifest = read_manifest(path)
     if manifest is None:

@@ -1,0 +1,216 @@
+"""Margin rewards of MODPO: the values against torch, which rows get one, the cache, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from jaxalign.config import Config, ConfigError, parse_config
+from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.hf.read import open_checkpoint
+from jaxalign.run.data import load_split, load_tokenizer
+from jaxalign.run.export import export
+from jaxalign.run.load import load_model
+from jaxalign.run.margin_model import margin_model_fingerprint, margin_rewards
+from jaxalign.run.policy import LogpsPass, Policy, longest_response
+from jaxalign.run.train import train
+from tests import tiny
+
+LENGTH = 96
+MARGIN_BETA = 0.25
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    return tiny.run_settings(
+        folder,
+        num_train=9,
+        num_heldout=2,
+        model={"lora": {"rank": 2, "alpha": 64.0, "targets": ["query", "down"]}},
+        loss={"name": "dpo", "beta": 0.1},
+        optimizer={"learning_rate": 0.05},
+        train={"num_steps": 4},
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained margin model in `run`, its export in `hf`, its base in `model`."""
+    folder = tmp_path_factory.mktemp("margin")
+    train(config(folder), folder / "run", jax.devices()[:1])
+    export(folder / "run", folder / "hf", dtype="f32")
+    return folder
+
+
+def config(folder: Path) -> Config:
+    return parse_config(settings(folder), "margin")
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> TokenizedDataset:
+    parsed = config(folder)
+    return load_split(parsed.data, load_tokenizer(parsed), "train")[0]
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path, dataset: TokenizedDataset) -> np.ndarray:
+    """[n, 2] log-probs of the base model; rows 2 and 5 are not visited."""
+    model = load_model(folder / "model")
+    logps = Policy(model.decoder, longest_response(dataset), 128).model_logps
+    found = LogpsPass(logps, model.mesh, 8, show=False)(
+        model.params, None, dataset, length=LENGTH, label="base"
+    )
+    found[[2, 5]] = np.nan
+    return found
+
+
+def rewards(
+    folder: Path, path: Path, dataset: TokenizedDataset, reference: np.ndarray, cache: Path, **changes: Any
+) -> np.ndarray:
+    parsed, checkpoint = config(folder), open_checkpoint(folder / "model")
+    options = {
+        "tokenizer": checkpoint.load_tokenizer(),
+        "checkpoint": checkpoint,
+        "fingerprint": checkpoint.fingerprint(),
+        "numerics": parsed.model,
+        "length": LENGTH,
+        "batch_size": 3,
+        "cache_dir": cache,
+    }
+    beta = changes.pop("margin_beta", MARGIN_BETA)
+    return margin_rewards(path, beta, dataset, reference, **(options | changes))
+
+
+def torch_logps(directory: Path, dataset: TokenizedDataset) -> np.ndarray:
+    """[n, 2] summed response log-probs by transformers + torch, a pair at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    sums = np.zeros((len(dataset), 2))
+    for branch, responses in enumerate((dataset.chosen_ids, dataset.rejected_ids)):
+        for row, (prompt, response) in enumerate(zip(dataset.prompt_ids, responses, strict=True)):
+            tokens = torch.from_numpy(np.concatenate([prompt, response])[None].astype(np.int64))
+            with torch.inference_mode():
+                logps = model(tokens).logits[0].log_softmax(-1)
+            before = torch.arange(len(prompt) - 1, tokens.shape[1] - 1)
+            sums[row, branch] = logps[before, tokens[0, len(prompt) :]].sum()
+    return sums
+
+
+@pytest.mark.parametrize("margin_model", ["run", "hf"])
+def test_reward_is_beta_times_the_log_ratio_to_the_reference(
+    folder: Path, dataset: TokenizedDataset, reference: np.ndarray, tmp_path: Path, margin_model: str
+) -> None:
+    found = rewards(folder, folder / margin_model, dataset, reference, tmp_path)
+    expected = MARGIN_BETA * (torch_logps(folder / "hf", dataset) - reference)
+    assert found.shape == (9, 2)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4)  # NaN in the same rows
+    assert np.nanmax(np.abs(found)) > 0.1
+
+
+def test_model_that_is_the_reference_gives_no_reward(
+    folder: Path, dataset: TokenizedDataset, reference: np.ndarray, tmp_path: Path
+) -> None:
+    found = rewards(folder, folder / "model", dataset, reference, tmp_path)
+    visited = np.delete(np.arange(9), [2, 5])
+    np.testing.assert_allclose(found[visited], 0.0, atol=1e-4)
+    assert np.isnan(found[[2, 5]]).all()
+
+
+def test_one_pass_serves_every_margin_beta(
+    folder: Path, dataset: TokenizedDataset, reference: np.ndarray, tmp_path: Path
+) -> None:
+    once = rewards(folder, folder / "run", dataset, reference, tmp_path)
+    (file,) = tmp_path.iterdir()
+    # Other numbers in the file show that it is read.
+    with_metadata = _shifted(file, 1.0)
+    shifted = rewards(folder, folder / "run", dataset, reference, tmp_path, margin_beta=2 * MARGIN_BETA)
+    np.testing.assert_allclose(shifted, 2 * once + 2 * MARGIN_BETA, atol=1e-5)
+    assert list(tmp_path.iterdir()) == [with_metadata]
+
+
+def _shifted(file: Path, amount: float) -> Path:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="numpy") as opened:
+        metadata = opened.metadata()
+    arrays = load_file(file)
+    save_file({**arrays, "logps": arrays["logps"] + np.float32(amount)}, file, metadata)
+    return file
+
+
+def test_other_rows_and_other_models_have_files_of_their_own(
+    folder: Path, dataset: TokenizedDataset, reference: np.ndarray, tmp_path: Path
+) -> None:
+    rewards(folder, folder / "run", dataset, reference, tmp_path)
+    fewer = reference.copy()
+    fewer[0] = np.nan
+    rewards(folder, folder / "run", dataset, fewer, tmp_path)
+    rewards(folder, folder / "hf", dataset, reference, tmp_path)
+    assert len(list(tmp_path.glob("margin-*.safetensors"))) == 3
+
+
+def test_fingerprint_of_a_run_follows_its_training_and_not_its_resumptions(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder / "run", tmp_path / "run")
+    original = margin_model_fingerprint(copy)
+    assert original == margin_model_fingerprint(folder / "run")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"resumed": [{"devices": 4}]}))
+    assert margin_model_fingerprint(copy) == original
+    shutil.rmtree(copy / "checkpoints" / "4")
+    assert margin_model_fingerprint(copy) != original
+    shutil.rmtree(copy / "checkpoints" / "2")
+    with pytest.raises(ConfigError, match=r"has no complete checkpoint; train it first"):
+        margin_model_fingerprint(copy)
+
+
+# What is refused
+
+
+def other_template(folder: Path, target: Path) -> Path:
+    shutil.copytree(folder / "hf", target)
+    (target / "chat_template.jinja").write_text("{{ messages }}")
+    return target
+
+
+def other_vocabulary(folder: Path, target: Path) -> Path:
+    return tiny.write_model(target, vocab_size=300)
+
+
+def not_finite(folder: Path, target: Path) -> Path:
+    shutil.copytree(folder / "hf", target)
+    tensors = load_file(target / "model.safetensors")
+    tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], np.nan)
+    save_file(tensors, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (other_template, r"do not read texts alike \(chat template\): train the margin model from the same"),
+        (other_vocabulary, r"do not read texts alike \(264 and 300 token ids\)"),
+        (not_finite, r"not finite for 7 pairs, first at .*train\.jsonl:1; check its weights"),
+    ],
+)
+def test_margin_model_that_cannot_judge_these_pairs_is_refused(
+    folder: Path, dataset: TokenizedDataset, reference: np.ndarray, tmp_path: Path, make: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        rewards(folder, make(folder, tmp_path / "other"), dataset, reference, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_run_with_another_reference_is_refused(
+    folder: Path, dataset: TokenizedDataset, reference: np.ndarray, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"was trained from another model than .*start both from one model"):
+        rewards(folder, folder / "run", dataset, reference, tmp_path, fingerprint="another")
