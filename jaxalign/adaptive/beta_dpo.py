@@ -84,8 +84,9 @@ def beta_dpo_rule(config: BetaDpoConfig) -> AdaptiveRule[BetaDpoState, GapStats,
     """Follow mean and standard deviation of the gaps `h = D_w - D_l`.
 
     `M <- (1 - a) M + a mean(h)` and `S <- (1 - a) S + a std(h)`, with a the EMA rate and the figures of the
-    statistics' pairs; the deviation is that around the batch's own mean, `sqrt(mean(h^2) - mean(h)^2)`. The first
-    sighting takes them as they are. Without pairs, or where a sum is not finite, the state stays bit-identical.
+    statistics' pairs. The deviation is that around the batch's own mean, `sqrt(mean(h^2) - mean(h)^2)`, and 0
+    where it lies below a thousandth of the gaps, which float32 sums do not resolve. The first sighting takes
+    both as they are. Without pairs, or where a sum is not finite, the state stays bit-identical.
 
     Source: beta-DPO, arXiv 2407.08639.
 
@@ -120,9 +121,10 @@ def beta_dpo_rule(config: BetaDpoConfig) -> AdaptiveRule[BetaDpoState, GapStats,
         stats, finite = read_sums(stats, gap=(), squared_gap=(), pairs=())
         present, seen = finite & (stats.pairs > 0), state.num_seen > 0
         num_pairs = jnp.where(present, stats.pairs, 1.0)
-        mean = stats.gap / num_pairs
-        # Equal gaps may give a negative difference by rounding.
-        std = jnp.sqrt(jnp.maximum(stats.squared_gap / num_pairs - mean * mean, 0.0))
+        mean, mean_square = stats.gap / num_pairs, stats.squared_gap / num_pairs
+        variance = mean_square - mean * mean
+        # What float32 sums cannot resolve is 0: equal gaps must not look like a tiny, even negative, spread.
+        std = jnp.sqrt(jnp.where(variance > 1e-6 * mean_square, variance, 0.0))
 
         def follow(old: jax.Array, newest: jax.Array) -> jax.Array:
             return running_mean(old, newest, ema_rate=config.ema_rate, seen=seen, present=present)

@@ -1,4 +1,7 @@
-"""Float64 references of the adaptive rules and weight maps, with plain loops over categories and pairs."""
+"""Float64 references of the adaptive rules and weight maps, with plain loops over categories and pairs.
+
+States are tuples in the order of the fields; the steps take a batch as arrays and skip pairs of weight 0.
+"""
 
 import numpy as np
 
@@ -9,8 +12,8 @@ def category_sums(violation, categories, weight):
     for i in range(num_pairs):
         for k in range(num_categories):
             if weight[i] and categories[i][k]:
-                violations[k] += violation[i]
-                pairs[k] += 1
+                violations[k] += weight[i] * violation[i]
+                pairs[k] += weight[i]
     return violations, pairs
 
 
@@ -55,3 +58,82 @@ def power_weights(mi_w, mi_l, mean_mi, alpha, floor):
     w_w = (mean_mi / np.maximum(np.float64(mi_w), floor)) ** alpha
     w_l = (mean_mi / np.maximum(np.float64(mi_l), floor)) ** alpha
     return 2 * w_w / (w_w + w_l), 2 * w_l / (w_w + w_l)
+
+
+def mean_of(values, weight):
+    """Mean over what has weight, and its weight; the mean is None without any."""
+    total = count = 0.0
+    for value, w in zip(values, weight, strict=True):
+        if w:
+            total += w * float(value)
+            count += w
+    return (total / count if count else None), count
+
+
+def running_mean_step(mean, seen, values, weight, *, ema_rate):
+    newest, count = mean_of(values, weight)
+    if count:
+        mean = (1 - ema_rate) * mean + ema_rate * newest if seen else newest
+    return mean, seen + count
+
+
+def balance_step(mi_w, mi_l, gradient, seen, batch_mi_w, batch_mi_l, batch_gradient, weight, *, ema_rate):
+    mi_w, _ = running_mean_step(mi_w, seen, batch_mi_w, weight, ema_rate=ema_rate)
+    mi_l, _ = running_mean_step(mi_l, seen, batch_mi_l, weight, ema_rate=ema_rate)
+    gradient, seen = running_mean_step(gradient, seen, batch_gradient, weight, ema_rate=ema_rate)
+    return mi_w, mi_l, gradient, seen
+
+
+def balance_value(mi_w, mi_l, gradient, seen, *, floor, scale, maximum_scale=None):
+    if not seen:
+        return 0.0, scale
+    if maximum_scale is not None:
+        scale = min(scale / gradient, maximum_scale) if gradient else maximum_scale
+    return max((mi_w + mi_l) / 2, floor), scale
+
+
+def group_dro_step(q, seen, num_pairs, loss, categories, weight, *, step_size):
+    losses, pairs = category_sums(loss, categories, weight)
+    q, seen = np.array(q, np.float64), np.array(seen, np.float64)
+    present = [k for k in range(len(q)) if pairs[k]]
+    mass = sum(q[k] for k in present)
+    for k in present:
+        q[k] *= np.exp(step_size * losses[k] / pairs[k])
+        seen[k] += pairs[k]
+    scale = mass / sum(q[k] for k in present) if present else 1.0
+    for k in present:
+        q[k] *= scale
+    return q, seen, num_pairs + np.sum(weight)
+
+
+def group_dro_value(q, seen, num_pairs):
+    known = sum(q[k] for k in range(len(q)) if seen[k])
+    return np.array([(q[k] / known) / (seen[k] / num_pairs) if seen[k] else 1.0 for k in range(len(q))])
+
+
+def group_weights(factors, categories):
+    weights = []
+    for row in categories:
+        own = [factor for factor, belongs in zip(factors, row, strict=True) if belongs]
+        weights.append(sum(own) if own else 1.0)
+    return np.array(weights)
+
+
+def beta_dpo_step(mean, std, seen, gap, weight, *, ema_rate):
+    newest, count = mean_of(gap, weight)
+    if count:
+        deviation = np.sqrt(mean_of((np.float64(gap) - newest) ** 2, weight)[0])
+        mean = (1 - ema_rate) * mean + ema_rate * newest if seen else newest
+        std = (1 - ema_rate) * std + ema_rate * deviation if seen else deviation
+    return mean, std, seen + count
+
+
+def adapted_beta(gap, keep, mean, *, beta, alpha, minimum):
+    kept = [float(h) for h, k in zip(gap, keep, strict=True) if k]
+    return max(minimum, beta * (1 + alpha * (sum(kept) / len(kept) - mean)))
+
+
+def keep_probabilities(gap, mean, std):
+    """Of the first draw."""
+    weights = np.exp(-0.5 * ((np.float64(gap) - mean) / std) ** 2)
+    return weights / weights.sum()
