@@ -87,7 +87,7 @@ def test_train_step_keeps_the_state(path: Path) -> None:
     schedule = make_schedule(config.optimizer, 1000)
     optimizer = make_optimizer(config.optimizer, schedule)
     state = jax.eval_shape(
-        lambda params: init_state(params, optimizer, *objective.init(), config.train.seed),
+        lambda params: init_state(params, optimizer, objective.init(), config.train.seed),
         policy.abstract_trainable(),
     )
     frozen = {"base": policy.decoder.abstract_params()} if config.model.lora else {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxalign.config.schema import Config
-from jaxalign.training.objective import LOSSES
+from jaxalign.training.loss_table import LOSSES
 
 UNION_MEMBER = re.compile(r"int|float|str|(literal|tuple|dict|constrained-)\W.*")
 
@@ -33,6 +33,10 @@ def _explain_one(item: Any) -> tuple[str, str]:
         return key, "missing, and it has no default"
     if item["type"] == "union_tag_not_found":
         return f"{key}.name", f"missing; one of {', '.join(LOSSES)}"
+    if item["type"] == "union_tag_invalid":
+        given = item["ctx"]["tag"]
+        close = "".join(f"did you mean {name}? " for name in difflib.get_close_matches(given, LOSSES, n=1))
+        return f"{key}.name", f"{close}got {given!r}, one of {', '.join(LOSSES)}"
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) else ""
@@ -42,7 +46,7 @@ def _explain_one(item: Any) -> tuple[str, str]:
 def _suggestion(location: Sequence[str], loss: str | None) -> str:
     schema = Config.model_json_schema()
     options = _loss_options(schema["$defs"])
-    owners = [name for name, known in options.items() if loss is not None and location[-1] in known]
+    owners = [name for name in LOSSES if loss is not None and location[-1] in options[name]]
     if owners:
         return f" of this loss; it is an option of {', '.join(owners)}"
     known = _keys_beside(location, schema) if loss is None else options[loss]
@@ -68,5 +72,11 @@ def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
 
 
 def _loss_options(definitions: dict[str, Any]) -> dict[str, list[str]]:
-    properties = [definition.get("properties", {}) for definition in definitions.values()]
-    return {p["name"]["const"]: sorted(p) for p in properties if "const" in p.get("name", {})}
+    options: dict[str, list[str]] = {}
+    for definition in definitions.values():
+        properties = definition.get("properties", {})
+        name = properties.get("name", {})
+        options |= {
+            loss: sorted(properties) for loss in name.get("enum", [name.get("const")]) if loss in LOSSES
+        }
+    return options

@@ -16,7 +16,8 @@ from jaxalign.parallel import MeshConfig
 from jaxalign.settings import LaxPath, Settings
 from jaxalign.training.checkpoint import CheckpointConfig
 from jaxalign.training.loop import TrainConfig
-from jaxalign.training.objective import LOSSES, LossConfig, Objective, ViolationConfig
+from jaxalign.training.loss_settings import LossConfig
+from jaxalign.training.objective import Objective, ViolationConfig
 from jaxalign.training.optimizer import OptimizerConfig
 from jaxalign.training.reference import ReferenceConfig
 
@@ -84,6 +85,10 @@ class AdaptiveConfig(Settings):
     violation: ViolationConfig = ViolationConfig()
     margin: MarginSettings = MarginSettings()
     balance: BalanceSettings = BalanceSettings()
+    mi_source: Literal["reference", "policy"] = Field(
+        default="reference",
+        description="whose mutual information the balance reads; policy: one more forward pass each step",
+    )
 
 
 class EvaluationConfig(Settings):
@@ -123,12 +128,12 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        spec = LOSSES[self.loss.name]
         # Compared with the defaults, not by what was given: a configuration with every default written out is valid.
         given = {
-            "margin": self.adaptive.margin != MarginSettings() and not spec.uses_margin,
-            "balance": self.adaptive.balance != BalanceSettings() and not spec.uses_balance,
+            "margin": self.adaptive.margin != MarginSettings() and "margin" not in self.loss.rules,
+            "balance": self.adaptive.balance != BalanceSettings() and "balance" not in self.loss.rules,
         }
+        given["mi_source"] = self.adaptive.mi_source != "reference" and "balance" not in self.loss.rules
         for section, useless in given.items():
             if useless:
                 raise ValueError(f"adaptive.{section} has no effect with loss {self.loss.name}; remove it")
@@ -139,7 +144,11 @@ class Config(Settings):
             )
         if self.reference.mode == "adapter_base" and self.model.lora is None:
             raise ValueError("reference.mode adapter_base needs model.lora; use precomputed or online")
-        if self.reference.file is not None and self.reference.mode != "precomputed" and not spec.uses_balance:
+        if (
+            self.reference.file is not None
+            and self.reference.mode != "precomputed"
+            and not self.reads_reference_mi
+        ):
             raise ValueError(
                 f"reference.file has no effect with reference.mode {self.reference.mode} and loss "
                 f"{self.loss.name}, which reads no mutual information; remove it"
@@ -151,21 +160,39 @@ class Config(Settings):
             )
         if self.evaluation != EvaluationConfig() and not self.data.has_heldout:
             raise ValueError("evaluation has no effect without data.heldout or data.heldout_fraction")
+        if self.loss.batch_level and self.train.num_micro_batches > 1:
+            raise ValueError(
+                f"loss {self.loss.name} compares the pairs of a whole batch with each other: "
+                f"train.num_micro_batches={self.train.num_micro_batches} would change its meaning; set it to 1"
+            )
+        self._check_sampling()
         self.make_objective()  # the rules check their own options
         return self
 
     def make_objective(self) -> Objective:
         """The configured loss with its adaptive rules."""
         names = self.data.category_names
-        spec = LOSSES[self.loss.name]
-        margin = balance = None
-        if spec.uses_margin:
+        rules = self.loss.rule_configs(len(names))
+        if "margin" in self.loss.rules:
             options = self.adaptive.margin.model_dump()
             options["target_rate"] = _target_rates(self.adaptive.margin.target_rate, names)
-            margin = _make_rule("margin", MarginConfig, num_categories=len(names), **options)
-        if spec.uses_balance:
-            balance = _make_rule("balance", BalanceConfig, **self.adaptive.balance.model_dump())
-        return Objective(self.loss, self.adaptive.violation, len(names), margin, balance)
+            rules["margin"] = _make_rule("margin", MarginConfig, num_categories=len(names), **options)
+        if "balance" in self.loss.rules:
+            rules["balance"] = _make_rule("balance", BalanceConfig, **self.adaptive.balance.model_dump())
+        return Objective(self.loss, self.adaptive.violation, len(names), rules)
+
+    @property
+    def reads_reference_mi(self) -> bool:
+        """Whether the loss reads mutual information under the reference."""
+        return "balance" in self.loss.rules and self.adaptive.mi_source == "reference"
+
+    def _check_sampling(self) -> None:
+        sampling = self.data.sampling
+        if sampling is not None and sampling.strategy == "margin" and "margin" not in self.loss.rules:
+            raise ValueError(
+                f"data.sampling.strategy margin follows the violation rates of the margin rule, which loss "
+                f"{self.loss.name} does not have; use cat_dpo or cat_b_dpo, or another strategy"
+            )
 
     def micro_batch_size(self) -> int:
         """Pairs that are on the devices at a time."""

@@ -11,13 +11,13 @@ from rich.table import Table
 
 from jaxalign.config import Config, ConfigError
 from jaxalign.data.dataset import TokenizedDataset
-from jaxalign.data.loader import padded_length
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.parallel import device_bytes, tree_shardings
 from jaxalign.parallel.mesh import abstract_mesh
+from jaxalign.run.checks import check_context, check_vocabulary, usable_scores
 from jaxalign.run.data import load_data, load_tokenizer
 from jaxalign.run.policy import Policy, longest_response, make_policy
-from jaxalign.run.setup import check_context, check_vocabulary, count_steps
+from jaxalign.run.setup import count_steps, row_length
 from jaxalign.run.workdir import run_to_resume
 from jaxalign.training.optimizer import make_optimizer, make_schedule
 from jaxalign.training.state import init_state, state_shardings, widened
@@ -36,10 +36,10 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
     config.check_devices(num_devices)
     checkpoint = open_checkpoint(config.model.path)
     tokenizer = load_tokenizer(config)
-    data = load_data(config.data, tokenizer)
+    data = usable_scores(load_data(config.data, tokenizer), config)
     check_vocabulary(data, checkpoint, config)
     check_context(data, checkpoint)
-    length = padded_length(data.splits.values())
+    length = row_length(config, data)
     policy = make_policy(config.model, checkpoint.config, None, longest_response(*data.splits.values()))
 
     checkpoint.check(policy.decoder.abstract_params())
@@ -83,8 +83,8 @@ def memory_estimate(
     base, trainable = decoder.abstract_params(), policy.abstract_trainable()
     shardings = tree_shardings(policy.trainable_dims(), trainable, mesh)
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, num_steps))
-    margin, balance = config.make_objective().init()
-    state = jax.eval_shape(lambda params: init_state(params, optimizer, margin, balance, 0), trainable)
+    adaptive = config.make_objective().init()
+    state = jax.eval_shape(lambda params: init_state(params, optimizer, adaptive, 0), trainable)
     placed = state_shardings(state, shardings, optimizer, mesh)
     frozen = 0
     if decoder.lora is not None or config.reference.mode == "online":

@@ -53,7 +53,7 @@ def evaluate(
         logps,
         base,
         dataset,
-        beta=owner.loss.beta,
+        beta=owner.loss.reward_beta,
         threshold=owner.adaptive.violation.threshold,
         step=step,
     )

@@ -84,7 +84,7 @@ def _card(model: LoadedModel, config: Config, workdir: Path, adapter: bool) -> s
     sources = [f"{s.format}: {Path(s.path).name if s.path else s.name}" for s in config.data.train]
     settings: dict[str, Any] = {
         "loss": config.loss.name,
-        "beta": config.loss.beta,
+        **config.loss.model_dump(exclude={"name", "margin_model"}),
         "steps": model.step,
         "pairs per step": config.train.batch_size,
         "learning rate": config.optimizer.learning_rate,
@@ -104,7 +104,9 @@ def _card(model: LoadedModel, config: Config, workdir: Path, adapter: bool) -> s
         method=config.loss.name,
         data=sources,
         base_model=_base_name(model, config),
-        explanation=EXPLANATION.format(beta=config.loss.beta, threshold=config.adaptive.violation.threshold),
+        explanation=EXPLANATION.format(
+            beta=config.loss.reward_beta, threshold=config.adaptive.violation.threshold
+        ),
         settings={name: value for name, value in settings.items() if value is not None},
         categories=figures,
         adapter=adapter,

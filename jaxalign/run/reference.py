@@ -83,9 +83,15 @@ def with_reference(
 
 
 def visited_rows(loader: PairLoader, num_steps: int) -> np.ndarray:
-    """The rows that a run of so many steps sees, sorted: a short run needs no reference for the others."""
-    steps = range(min(num_steps, loader.steps_per_epoch))  # within an epoch no row comes twice
-    rows = np.unique(np.concatenate([loader.indices(step) for step in steps]))
+    """The rows that a run of so many steps sees, sorted: a short run needs no reference for the others.
+
+    All rows where the state of training decides which come.
+    """
+    if loader.needs_state:
+        return np.arange(len(loader.dataset))
+    if loader.sampling is None:  # within an epoch no row comes twice
+        num_steps = min(num_steps, loader.steps_per_epoch)
+    rows = np.unique(np.concatenate([loader.indices(step) for step in range(num_steps)]))
     return rows[rows >= 0]
 
 

@@ -15,7 +15,6 @@ from jaxalign.batch import PairBatch
 from jaxalign.config import Config, ConfigError
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.data.loader import PairLoader, padded_length
-from jaxalign.data.ordering import permutation
 from jaxalign.hf.checkpoint import Checkpoint, tokenizer_fingerprint
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.losses import dpo_loss
@@ -28,11 +27,16 @@ from jaxalign.parallel import (
     tree_shardings,
     with_shardings,
 )
+from jaxalign.run.checks import check_context, check_vocabulary, limited_heldout, usable_scores
 from jaxalign.run.data import RunData, load_data, load_tokenizer
 from jaxalign.run.manifest import model_fingerprint
+from jaxalign.run.margin_model import margin_model_fingerprint, margin_rewards
 from jaxalign.run.policy import LogpsPass, Policy, longest_response, make_policy
 from jaxalign.run.reference import reference_ingredients, visited_rows, with_reference
-from jaxalign.training.objective import LOSSES, Objective
+from jaxalign.training.logps import PairLogpsFn, without_prompts
+from jaxalign.training.loop import sampling_state
+from jaxalign.training.loss_settings import ModpoConfig
+from jaxalign.training.objective import Objective
 from jaxalign.training.optimizer import make_optimizer, make_schedule
 from jaxalign.training.reference import reference_key
 from jaxalign.training.state import TrainState, init_state, state_shardings
@@ -77,7 +81,13 @@ class Run:
 
 def make_loader(config: Config, data: RunData, length: int) -> PairLoader:
     """Training batches by step."""
-    return PairLoader(data.train, batch_size=config.train.batch_size, length=length, seed=config.train.seed)
+    return PairLoader(
+        data.train,
+        batch_size=config.train.batch_size,
+        length=length,
+        seed=config.train.seed,
+        sampling=config.data.sampling,
+    )
 
 
 def count_steps(config: Config, num_pairs: int) -> int:
@@ -101,11 +111,11 @@ def prepare(
     mesh = make_mesh(config.mesh, devices)
     checkpoint = open_checkpoint(config.model.path)
     tokenizer = load_tokenizer(config)
-    data = _limit_heldout(load_data(config.data, tokenizer), config)
+    data = usable_scores(limited_heldout(load_data(config.data, tokenizer), config), config)
     check_vocabulary(data, checkpoint, config)
     check_context(data, checkpoint)
     num_steps = count_steps(config, len(data.train))
-    length = padded_length(data.splits.values())
+    length = row_length(config, data)
     policy = make_policy(config.model, checkpoint.config, mesh, longest_response(*data.splits.values()))
 
     base_shardings = tree_shardings(policy.decoder.logical_dims(), policy.decoder.abstract_params(), mesh)
@@ -113,6 +123,11 @@ def prepare(
     base = checkpoint.load_params(policy.decoder.abstract_params(), base_shardings, config.model.param_dtype)
     fingerprints = _fingerprints(checkpoint, tokenizer, data)
     data = _with_references(config, data, policy, base, mesh, fingerprints, length, num_steps, workdir)
+    if isinstance(config.loss, ModpoConfig):
+        cache_dir = config.reference.cache_dir or workdir / "reference"
+        data = _with_margin_rewards(
+            config, config.loss, data, checkpoint, tokenizer, fingerprints, length, cache_dir
+        )
 
     objective = config.make_objective()
     schedule = make_schedule(config.optimizer, num_steps)
@@ -129,6 +144,7 @@ def prepare(
         optimizer,
         schedule,
         num_micro_batches=config.train.num_micro_batches,
+        policy_logps_alone=_logps_alone(config, policy, data.train),
     )
     return Run(
         config=config,
@@ -147,22 +163,26 @@ def prepare(
     )
 
 
-def _limit_heldout(data: RunData, config: Config) -> RunData:
-    """At most `evaluation.max_pairs` held-out pairs, a choice that depends on `train.seed` alone."""
-    limit = config.evaluation.max_pairs
-    if data.heldout is None or limit is None or limit >= len(data.heldout):
-        return data
-    rows = np.sort(permutation(len(data.heldout), config.train.seed)[:limit])
-    log.info("heldout: evaluating %d of %d pairs (evaluation.max_pairs)", limit, len(data.heldout))
-    return dataclasses.replace(data, heldout=data.heldout.select(rows))
+def row_length(config: Config, data: RunData) -> int:
+    """Tokens of a row: the longest pair, and where the policy reads responses alone, also those."""
+    with_policy_mi = config.adaptive.mi_source == "policy"
+    alone = [data.train.without_prompts()] if with_policy_mi else []
+    return padded_length([*data.splits.values(), *alone])
+
+
+def _logps_alone(config: Config, policy: Policy, dataset: TokenizedDataset) -> PairLogpsFn | None:
+    """Log-probs of responses without their prompts under the policy; None where nothing reads them."""
+    if config.adaptive.mi_source == "reference":
+        return None
+    empty = dataset.empty_prompt_ids
+    return lambda params, frozen, batch: policy.logps(params, frozen, without_prompts(batch, empty))
 
 
 def _state_maker(
     config: Config, objective: Objective, optimizer: optax.GradientTransformation
 ) -> Callable[[Any], TrainState]:
     def make_state(params: Any) -> TrainState:
-        margin, balance = objective.init()
-        return init_state(params, optimizer, margin, balance, config.train.seed)
+        return init_state(params, optimizer, objective.init(), config.train.seed)
 
     return make_state
 
@@ -210,8 +230,9 @@ def _with_references(
     for split, dataset in data.splits.items():
         train = split == "train"
         rows = visited_rows(loader, num_steps) if train else np.arange(len(dataset))
-        with_mi = train and LOSSES[config.loss.name].uses_balance  # held-out figures do not read MI
-        if train and not with_mi and config.reference.mode != "precomputed":
+        with_mi = train and config.reads_reference_mi  # held-out figures do not read MI
+        needed = config.reference.mode == "precomputed" or with_mi or config.loss.reads == "margin_rewards"
+        if train and not needed:
             splits[split] = dataset  # nothing of the pass would be read
             continue
         ingredients = reference_ingredients(config, fingerprints, split, rows, with_mi=with_mi)
@@ -222,15 +243,46 @@ def _with_references(
     return RunData(splits["train"], splits.get("heldout"), data.reports)
 
 
+def _with_margin_rewards(
+    config: Config,
+    loss: ModpoConfig,
+    data: RunData,
+    checkpoint: Checkpoint,
+    tokenizer: Any,
+    fingerprints: dict[str, Any],
+    length: int,
+    cache_dir: Path,
+) -> RunData:
+    """The training pairs with the margin model's rewards as their scores."""
+    fingerprints["margin model"] = margin_model_fingerprint(loss.margin_model)
+    assert data.train.reference_logps is not None  # the reference pass goes over pairs with margin rewards
+    rewards = margin_rewards(
+        loss.margin_model,
+        loss.margin_beta,
+        data.train,
+        data.train.reference_logps,
+        tokenizer=tokenizer,
+        checkpoint=checkpoint,
+        fingerprint=fingerprints["model"],
+        numerics=config.model,
+        length=length,
+        batch_size=_evaluation_batch(config),
+        cache_dir=cache_dir,
+    )
+    return dataclasses.replace(data, train=dataclasses.replace(data.train, scores=rewards))
+
+
 def check_start(run: Run, state: TrainState) -> None:
     """Before the first step, plain DPO of the unchanged policy is ln 2, or policy and reference differ."""
     # No more pairs than training has on the devices at a time.
-    host_batch = jax.tree.map(lambda x: x[: run.config.micro_batch_size()], run.loader().batch(0))
+    loader = run.loader()
+    whole = loader.batch(0, sampling_state(loader, state))
+    host_batch = jax.tree.map(lambda x: x[: run.config.micro_batch_size()], whole)
     batch = run.place(host_batch)
     logps = jax.jit(run.policy.logps, out_shardings=replicated(run.mesh))(state.params, run.frozen, batch)
     reference_fn = run.policy.reference_fn(run.config.reference.mode)
     reference = jax.jit(reference_fn, out_shardings=replicated(run.mesh))(run.frozen, batch)
-    loss = dpo_loss(*np.asarray(logps).T, *np.asarray(reference).T, beta=run.config.loss.beta)
+    loss = dpo_loss(*np.asarray(logps).T, *np.asarray(reference).T, beta=run.config.loss.reward_beta)
     real = host_batch.weight > 0
     mean = float(np.asarray(loss, np.float64)[real].mean())
     if not abs(mean - np.log(2.0)) < 1e-3:
@@ -252,29 +304,3 @@ def _fingerprints(checkpoint: Checkpoint, tokenizer: Any, data: RunData) -> dict
         "tokenizer": tokenizer_fingerprint(tokenizer),
         **{f"data {split}": dataset.fingerprint() for split, dataset in data.splits.items()},
     }
-
-
-def check_vocabulary(data: RunData, checkpoint: Checkpoint, config: Config) -> None:
-    """Raise ConfigError if the tokenizer gives ids that the model has no embedding for."""
-    largest = max(
-        int(ids.max())
-        for dataset in data.splits.values()
-        for part in (dataset.prompt_ids, dataset.chosen_ids, dataset.rejected_ids)
-        for ids in part
-    )
-    if largest >= checkpoint.config.vocab_size:
-        raise ConfigError(
-            f"the tokenizer gives token id {largest}, the model's vocabulary has {checkpoint.config.vocab_size}; "
-            f"check the tokenizer in {config.model.tokenizer or config.model.path}"
-        )
-
-
-def check_context(data: RunData, checkpoint: Checkpoint) -> None:
-    """Raise ConfigError if a pair is longer than the model's context."""
-    limit = checkpoint.config.max_position_embeddings
-    longest = max(int(dataset.row_lengths.max()) for dataset in data.splits.values())
-    if longest > limit:
-        raise ConfigError(
-            f"the longest pair has {longest} tokens, the model was made for {limit}; "
-            "lower data.max_prompt_length or data.max_response_length"
-        )

@@ -126,7 +126,7 @@ def _compare(run: Run, heldout: TokenizedDataset, policy: np.ndarray, step: int)
     threshold = run.config.adaptive.violation.threshold
     reference = _reference_of(heldout)
     return preference_report(
-        policy, reference, heldout, beta=run.config.loss.beta, threshold=threshold, step=step
+        policy, reference, heldout, beta=run.config.loss.reward_beta, threshold=threshold, step=step
     )
 
 

@@ -1,11 +1,13 @@
 """Summed response log-probs of a batch of pairs under any model that maps tokens to hidden states."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxalign.batch import PairBatch
 from jaxalign.ops.token_logps import token_logps
@@ -70,3 +72,29 @@ def pair_logps(
         train_head=train_head,
     )
     return sums.reshape(num_pairs, 2)
+
+
+def without_prompts(batch: PairBatch, empty_prompt: ArrayLike) -> PairBatch:
+    """The same responses after `empty_prompt` [E] instead of their prompts, in rows of the same length.
+
+    Rows must have room for the empty prompt and the longest response: what does not fit is lost.
+    """
+    start = jnp.asarray(empty_prompt, batch.tokens.dtype)
+    length, shift = batch.tokens.shape[2], len(start)
+    position = jnp.arange(length)
+    first = jnp.argmax(batch.response_mask, axis=2, keepdims=True)
+    source = first + position[None, None, :] - shift
+    inside = (position >= shift)[None, None, :] & (source < length)
+    source = jnp.clip(source, 0, length - 1)
+    mask = jnp.take_along_axis(batch.response_mask, source, axis=2) & inside
+    tokens = jnp.take_along_axis(batch.tokens, source, axis=2)
+    if shift:
+        opening = start[jnp.minimum(position, shift - 1)]
+        tokens = jnp.where((position < shift)[None, None, :], opening[None, None, :], tokens)
+    return dataclasses.replace(batch, tokens=tokens, response_mask=mask)
+
+
+def with_policy_mi(policy: jax.Array, alone: jax.Array, batch: PairBatch) -> PairBatch:
+    """The batch with I(x; y) = [log p(y|x) - log p(y)] / |y| of the policy itself, nats per token; all [B, 2]."""
+    lengths = jnp.maximum(batch.response_mask.sum(axis=2), 1).astype(policy.dtype)
+    return dataclasses.replace(batch, mi=jax.lax.stop_gradient((policy - alone) / lengths))

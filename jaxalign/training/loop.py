@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from jaxalign.batch import PairBatch
 from jaxalign.data.loader import PairLoader
+from jaxalign.data.sampling import SamplingState
 from jaxalign.errors import JaxalignError
 from jaxalign.progress import Stage
 from jaxalign.settings import Settings
@@ -90,7 +91,7 @@ def run_loop(
     ):
         for step in range(first, schedule.num_steps):
             started = time.monotonic()
-            batch = parts.place(parts.loader.batch(step))
+            batch = parts.place(parts.loader.batch(step, sampling_state(parts.loader, state)))
             state, sums = parts.step_fn(state, parts.frozen, batch)
             figures = _figures(state, sums, parts)
             seconds = time.monotonic() - started
@@ -112,6 +113,14 @@ def run_loop(
             if stop and not last:
                 return state, False
     return state, True
+
+
+def sampling_state(loader: PairLoader, state: TrainState) -> SamplingState | None:
+    """What a loader that follows the violation rates must know of the state; None for any other."""
+    if not loader.needs_state:
+        return None
+    margin = jax.device_get(state.adaptive["margin"])
+    return SamplingState(violation_rates=margin.violation_rate, num_seen=margin.num_seen)
 
 
 def _figures(state: TrainState, sums: StepSums, parts: LoopParts) -> Figures:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign.adaptive import margin_rule
 from jaxalign.batch import PairBatch
 from jaxalign.training.objective import Objective, PairTerms
 from jaxalign.training.state import TrainState
@@ -22,6 +21,8 @@ PER_PAIR = {  # name in PairTerms -> name of the metric
     "margin": "margin",
     "chosen_weight": "weight_chosen",
     "rejected_weight": "weight_rejected",
+    "pair_weight": "pair_weight",
+    "beta": "beta",
 }
 
 
@@ -92,9 +93,8 @@ def finish(sums: StepSums, names: Sequence[str]) -> dict[str, float | None]:
         "pairs": pairs,
         "response_tokens": float(sums.tokens),
     }
-    figures["adaptive/weight_chosen"] = figures.pop("weight_chosen")
-    figures["adaptive/weight_rejected"] = figures.pop("weight_rejected")
-    figures["adaptive/margin"] = figures.pop("margin")
+    for name in ("weight_chosen", "weight_rejected", "pair_weight", "beta", "margin"):
+        figures[f"adaptive/{name}"] = figures.pop(name)
     for k, name in enumerate(names):
         count = float(sums.category_pairs[k])
         if not count:
@@ -107,17 +107,21 @@ def finish(sums: StepSums, names: Sequence[str]) -> dict[str, float | None]:
 
 
 def adaptive_figures(state: TrainState, objective: Objective, names: Sequence[str]) -> dict[str, float]:
-    """Margins, violation rates and balance statistics in the (fetched) state, by category name."""
+    """What is in the (fetched) adaptive state: margins and violation rates by category name, the rest by rule."""
     figures: dict[str, Any] = {}
-    if state.margin is not None and objective.margin_config is not None:
-        margins = margin_rule(objective.margin_config).value(state.margin)
+    values = objective.rule.value(state.adaptive)
+    for rule, part in state.adaptive.items():
+        for field, value in vars(part).items():
+            if np.ndim(value) == 0:
+                figures[f"adaptive/{rule}/{field}"] = float(value)
+        if not hasattr(part, "num_seen") or np.ndim(part.num_seen) == 0:
+            continue
+        by_category = {f"adaptive/{rule}": values[rule]}
+        if rule == "margin":
+            by_category["adaptive/violation"] = part.violation_rate
         for k, name in enumerate(names):
-            if state.margin.num_seen[k]:
-                figures[f"adaptive/margin/{name}"] = float(margins[k])
-                figures[f"adaptive/violation/{name}"] = float(state.margin.violation_rate[k])
-    if state.balance is not None:
-        for field, value in vars(state.balance).items():
-            figures[f"adaptive/balance/{field}"] = float(value)
+            if part.num_seen[k]:
+                figures |= {f"{key}/{name}": float(value[k]) for key, value in by_category.items()}
     return figures
 
 

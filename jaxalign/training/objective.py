@@ -1,129 +1,25 @@
 """The one place where losses and adaptive rules meet: a loss chosen by name, the state it reads, the state it writes.
 
-Losses and rules themselves stay pure and know nothing of configuration or of each other.
+Losses and rules themselves stay pure and know nothing of configuration or of each other. The table of losses is
+in loss_table.py, their options in loss_settings.py.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from pydantic import Field, PositiveFloat
 
 from jaxalign import adaptive, losses
-from jaxalign.adaptive import (
-    BalanceConfig,
-    BalanceState,
-    BalanceStats,
-    CategoryStats,
-    MarginConfig,
-    MarginState,
-)
 from jaxalign.batch import PairBatch
 from jaxalign.settings import Settings
+from jaxalign.training.loss_settings import LossConfig
+from jaxalign.training.loss_table import LOSSES, AdaptiveTerms, LossInputs
 
-
-class DpoConfig(Settings):
-    """Plain DPO."""
-
-    name: Literal["dpo"]
-    beta: PositiveFloat = 0.1
-
-
-class SafeDpoConfig(Settings):
-    """SafeDPO: one constant margin where exactly one response is unsafe."""
-
-    name: Literal["safe_dpo"]
-    beta: PositiveFloat = 0.1
-    delta: float = Field(default=2.0, ge=0, description="the constant margin, in units of beta * log-ratio")
-
-
-class CatDpoConfig(Settings):
-    """Cat-DPO: an adaptive margin per harm category."""
-
-    name: Literal["cat_dpo"]
-    beta: PositiveFloat = 0.1
-    margin_reduce: Literal["mean", "max", "sum"] = Field(
-        default="mean", description="how the margins of a pair with several categories combine"
-    )
-
-
-class BDpoConfig(Settings):
-    """B-DPO: each response has a strength of its own, from its mutual information with the prompt."""
-
-    name: Literal["b_dpo"]
-    beta: PositiveFloat = 0.1
-
-
-class CatBDpoConfig(Settings):
-    """Cat-DPO and B-DPO together."""
-
-    name: Literal["cat_b_dpo"]
-    beta: PositiveFloat = 0.1
-    margin_reduce: Literal["mean", "max", "sum"] = "mean"
-
-
-LossConfig = Annotated[
-    DpoConfig | SafeDpoConfig | CatDpoConfig | BDpoConfig | CatBDpoConfig, Field(discriminator="name")
-]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LossInputs:
-    """What a loss may read: log-probs and MI [B, 2], the batch, old margins [B], weights [B] and scale []."""
-
-    policy: jax.Array
-    reference: jax.Array
-    batch: PairBatch
-    margin: jax.Array
-    chosen_weight: jax.Array
-    rejected_weight: jax.Array
-    scale: jax.Array
-
-    @property
-    def logps(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """The four leading arguments of every loss."""
-        return self.policy[:, 0], self.policy[:, 1], self.reference[:, 0], self.reference[:, 1]
-
-    @property
-    def unsafe(self) -> tuple[jax.Array, jax.Array]:
-        """Flags of the chosen and of the rejected response."""
-        return self.batch.chosen_unsafe, self.batch.rejected_unsafe
-
-    @property
-    def weights(self) -> tuple[jax.Array, jax.Array]:
-        """Strengths of the chosen and of the rejected response."""
-        return self.chosen_weight, self.rejected_weight
-
-
-@dataclasses.dataclass(frozen=True)
-class LossSpec:
-    """A loss as the objective sees it, and the adaptive state that it reads."""
-
-    loss: Callable[[LossInputs, Any], jax.Array]
-    uses_margin: bool = False
-    uses_balance: bool = False
-
-
-LOSSES: dict[str, LossSpec] = {
-    "dpo": LossSpec(lambda x, c: losses.dpo_loss(*x.logps, beta=c.beta)),
-    "safe_dpo": LossSpec(lambda x, c: losses.safe_dpo_loss(*x.logps, *x.unsafe, beta=c.beta, delta=c.delta)),
-    "cat_dpo": LossSpec(
-        lambda x, c: losses.cat_dpo_loss(*x.logps, *x.unsafe, x.margin, beta=c.beta), uses_margin=True
-    ),
-    "b_dpo": LossSpec(
-        lambda x, c: losses.b_dpo_loss(*x.logps, *x.weights, beta=c.beta, scale=x.scale), uses_balance=True
-    ),
-    "cat_b_dpo": LossSpec(
-        lambda x, c: losses.cat_b_dpo_loss(
-            *x.logps, *x.unsafe, x.margin, *x.weights, beta=c.beta, scale=x.scale
-        ),
-        uses_margin=True,
-        uses_balance=True,
-    ),
-}
+AdaptiveState = dict[str, Any]
+"""State of each rule that the loss reads, by the rule's name in RULES; {} for a loss without any."""
 
 
 class ViolationConfig(Settings):
@@ -149,15 +45,8 @@ class PairTerms:
     margin: jax.Array
     chosen_weight: jax.Array
     rejected_weight: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class AdaptiveStats:
-    """Sums over pairs that the rules need; added over micro-batches and devices."""
-
-    category: CategoryStats
-    balance: BalanceStats | None
+    pair_weight: jax.Array
+    beta: jax.Array
 
 
 def resolved_gap(policy: Any, reference: Any, xp: Any = jnp) -> Any:
@@ -177,38 +66,133 @@ def reward_accuracy(gap: Any, xp: Any = jnp) -> Any:
     return 0.5 * (xp.sign(gap) + 1.0)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Signals:
+    """What rules may read of a batch, no gradient through it: `terms`, the batch, log-ratios [B, 2] and `key`."""
+
+    batch: PairBatch
+    log_ratio: jax.Array
+    key: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleSpec:
+    """A rule as the objective sees it.
+
+    `make(config)` gives the rule; `read(config, loss config, value, signals)` gives fields of AdaptiveTerms;
+    `stats(loss config, terms, signals)` gives the sums that its update needs.
+    """
+
+    make: Callable[[Any], adaptive.AdaptiveRule[Any, Any, Any]]
+    read: Callable[[Any, Any, Any, Signals], dict[str, jax.Array]]
+    stats: Callable[[Any, PairTerms, Signals], Any]
+
+
+def _read_margin(config: Any, loss: Any, value: Any, x: Signals) -> dict[str, jax.Array]:
+    return {"margin": adaptive.pair_margins(value, x.batch.categories, reduce=loss.margin_reduce)}
+
+
+def _read_balance(config: Any, loss: Any, value: Any, x: Signals) -> dict[str, jax.Array]:
+    chosen, rejected = adaptive.balance_weights(config, value, x.batch.mi[:, 0], x.batch.mi[:, 1])
+    return {"chosen_weight": chosen, "rejected_weight": rejected, "scale": value.scale}
+
+
+def _read_beta_dpo(config: Any, loss: Any, value: Any, x: Signals) -> dict[str, jax.Array]:
+    weight = x.batch.weight
+    beta, keep = adaptive.beta_dpo_selection(config, value, _gap(x), weight, x.key)
+    # The step divides by all real pairs: this makes its mean the mean over the kept ones.
+    return {"beta": beta, "pair_weight": keep * (weight.sum() / jnp.maximum((keep * weight).sum(), 1.0))}
+
+
+def _category_stats(loss: Any, terms: PairTerms, x: Signals) -> adaptive.CategoryStats:
+    return adaptive.category_stats(terms.violation, x.batch.categories, x.batch.weight)
+
+
+def _balance_stats(loss: Any, terms: PairTerms, x: Signals) -> adaptive.BalanceStats:
+    mi, weight = x.batch.mi, x.batch.weight
+    return adaptive.balance_stats(mi[:, 0], mi[:, 1], adaptive.gradient_weight(terms.loss), weight)
+
+
+def _group_stats(loss: Any, terms: PairTerms, x: Signals) -> adaptive.GroupStats:
+    zero = jnp.zeros_like(x.log_ratio[:, 0])
+    plain = losses.dpo_loss(x.log_ratio[:, 0], x.log_ratio[:, 1], zero, zero, beta=loss.beta)
+    return adaptive.group_stats(plain, x.batch.categories, x.batch.weight)
+
+
+def _row_stats(factor: float, x: Signals) -> adaptive.MeanStats:
+    """Sums of factor * log-ratio over both rows of every pair."""
+    return adaptive.mean_stats(factor * x.log_ratio.reshape(-1), jnp.repeat(x.batch.weight, 2))
+
+
+def _gap(x: Signals) -> jax.Array:
+    return x.log_ratio[:, 0] - x.log_ratio[:, 1]
+
+
+RULES: dict[str, RuleSpec] = {
+    "margin": RuleSpec(adaptive.margin_rule, _read_margin, _category_stats),
+    "balance": RuleSpec(adaptive.balance_rule, _read_balance, _balance_stats),
+    "group_dro": RuleSpec(
+        adaptive.group_dro_rule,
+        lambda config, loss, value, x: {"pair_weight": adaptive.group_weights(value, x.batch.categories)},
+        _group_stats,
+    ),
+    "beta_dpo": RuleSpec(
+        adaptive.beta_dpo_rule,
+        _read_beta_dpo,
+        lambda loss, terms, x: adaptive.gap_stats(_gap(x), x.batch.weight),
+    ),
+    "kl": RuleSpec(
+        adaptive.kl_rule,
+        lambda config, loss, value, x: {"kl": value},
+        lambda loss, terms, x: _row_stats(1.0, x),
+    ),
+    "reward_shift": RuleSpec(
+        adaptive.reward_shift_rule,
+        lambda config, loss, value, x: {"reward_shift": value},
+        lambda loss, terms, x: _row_stats(loss.beta, x),
+    ),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """A configured loss with its rules. `terms` reads the old adaptive state, `update` writes the new one."""
+    """A configured loss with its rules. `terms` reads the old adaptive state, `update` writes the new one.
 
-    config: Any
+    `rule_configs` has one configuration for each rule that the loss reads, by its name in RULES.
+    """
+
+    config: LossConfig
     violation: ViolationConfig
     num_categories: int
-    margin_config: MarginConfig | None
-    balance_config: BalanceConfig | None
+    rule_configs: Mapping[str, Any]
 
-    def init(self) -> tuple[MarginState | None, BalanceState | None]:
-        """Initial adaptive state; None where the loss does not use it."""
-        margin = adaptive.margin_rule(self.margin_config).init() if self.margin_config else None
-        balance = adaptive.balance_rule(self.balance_config).init() if self.balance_config else None
-        return margin, balance
+    @property
+    def rule(self) -> adaptive.AdaptiveRule[AdaptiveState, dict[str, Any], dict[str, Any]]:
+        """All rules as one."""
+        rules = {name: RULES[name].make(config) for name, config in self.rule_configs.items()}
+        return adaptive.composite_rule(**rules)
+
+    def init(self) -> AdaptiveState:
+        """Initial adaptive state."""
+        return self.rule.init()
 
     def terms(
         self,
         policy: jax.Array,
         reference: jax.Array,
         batch: PairBatch,
-        margin_state: MarginState | None,
-        balance_state: BalanceState | None,
-    ) -> PairTerms:
-        """Loss and signals of every pair, from summed log-probs [B, 2]."""
-        beta = self.config.beta
-        margin, chosen_weight, rejected_weight, scale = self._adaptive(batch, margin_state, balance_state)
-        inputs = LossInputs(policy, reference, batch, margin, chosen_weight, rejected_weight, scale)
-        rewards = beta * jax.lax.stop_gradient(policy - reference)
-        gap = beta * resolved_gap(jax.lax.stop_gradient(policy), reference)
-        return PairTerms(
-            loss=LOSSES[self.config.name].loss(inputs, self.config),
+        state: AdaptiveState,
+        key: jax.Array,
+    ) -> tuple[PairTerms, dict[str, Any]]:
+        """Loss and signals of every pair, and sums over the pairs for the rules, from summed log-probs [B, 2]."""
+        log_ratio = jax.lax.stop_gradient(policy - reference)
+        signals = Signals(batch, log_ratio, key)
+        read = self._read(state, signals)
+        rewards = self.config.reward_beta * log_ratio
+        gap = self.config.reward_beta * resolved_gap(jax.lax.stop_gradient(policy), reference)
+        terms = PairTerms(
+            loss=LOSSES[self.config.name](LossInputs(policy, reference, batch, read), self.config),
             chosen_reward=rewards[:, 0],
             rejected_reward=rewards[:, 1],
             reward_gap=gap,
@@ -216,42 +200,34 @@ class Objective:
             violation=adaptive.implicit_violation(
                 gap, threshold=self.violation.threshold, temperature=self.violation.temperature
             ),
-            margin=margin,
-            chosen_weight=chosen_weight,
-            rejected_weight=rejected_weight,
+            margin=read.margin,
+            chosen_weight=read.chosen_weight,
+            rejected_weight=read.rejected_weight,
+            pair_weight=read.pair_weight,
+            beta=jnp.broadcast_to(read.beta, gap.shape),
         )
+        stats = {name: RULES[name].stats(self.config, terms, signals) for name in self.rule_configs}
+        return terms, stats
 
-    def _adaptive(
-        self, batch: PairBatch, margin_state: MarginState | None, balance_state: BalanceState | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        margin, one = jnp.zeros_like(batch.weight), jnp.ones_like(batch.weight)
-        chosen_weight, rejected_weight, scale = one, one, jnp.ones((), batch.weight.dtype)
-        if self.margin_config and margin_state is not None:
-            margins = adaptive.margin_rule(self.margin_config).value(margin_state)
-            margin = adaptive.pair_margins(margins, batch.categories, reduce=self.config.margin_reduce)
-        if self.balance_config and balance_state is not None:
-            value = adaptive.balance_rule(self.balance_config).value(balance_state)
-            chosen_weight, rejected_weight = adaptive.balance_weights(
-                self.balance_config, value, batch.mi[:, 0], batch.mi[:, 1]
-            )
-            scale = value.scale
-        return margin, chosen_weight, rejected_weight, scale
+    def _read(self, state: AdaptiveState, signals: Signals) -> AdaptiveTerms:
+        one = jnp.ones_like(signals.batch.weight)
+        nothing = jnp.zeros((), one.dtype)
+        neutral = AdaptiveTerms(
+            margin=0 * one,
+            chosen_weight=one,
+            rejected_weight=one,
+            pair_weight=one,
+            scale=nothing + 1,
+            beta=nothing + getattr(self.config, "beta", 0.0),
+            kl=nothing,
+            reward_shift=nothing,
+        )
+        values = self.rule.value(state)
+        fields: dict[str, jax.Array] = {}
+        for name, config in self.rule_configs.items():
+            fields |= RULES[name].read(config, self.config, values[name], signals)
+        return dataclasses.replace(neutral, **fields)
 
-    def stats(self, terms: PairTerms, batch: PairBatch) -> AdaptiveStats:
-        """Sums over the pairs of a (micro-)batch for the rules."""
-        category = adaptive.category_stats(terms.violation, batch.categories, batch.weight)
-        if not self.balance_config:
-            return AdaptiveStats(category, None)
-        gradient_weight = adaptive.gradient_weight(terms.loss)
-        balance = adaptive.balance_stats(batch.mi[:, 0], batch.mi[:, 1], gradient_weight, batch.weight)
-        return AdaptiveStats(category, balance)
-
-    def update(
-        self, stats: AdaptiveStats, margin_state: MarginState | None, balance_state: BalanceState | None
-    ) -> tuple[MarginState | None, BalanceState | None]:
+    def update(self, stats: dict[str, Any], state: AdaptiveState) -> AdaptiveState:
         """The adaptive state after a step, from the sums over the whole batch."""
-        if self.margin_config and margin_state is not None:
-            margin_state = adaptive.margin_rule(self.margin_config).update(stats.category, margin_state)
-        if self.balance_config and balance_state is not None and stats.balance is not None:
-            balance_state = adaptive.balance_rule(self.balance_config).update(stats.balance, balance_state)
-        return margin_state, balance_state
+        return self.rule.update(stats, state)

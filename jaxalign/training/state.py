@@ -8,20 +8,21 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxalign.adaptive import BalanceState, MarginState
 from jaxalign.parallel import replicated
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step and skipped counters [] int32; params and opt_state hold trainable parameters only; rng is key data."""
+    """step and skipped counters [] int32; params and opt_state hold trainable parameters only; rng is key data.
+
+    `adaptive` is the state of the objective's rules by name, {} where the loss reads none.
+    """
 
     step: jax.Array
     params: Any
     opt_state: Any
-    margin: MarginState | None
-    balance: BalanceState | None
+    adaptive: dict[str, Any]
     rng: jax.Array
     num_skipped: jax.Array
     num_skipped_in_a_row: jax.Array
@@ -35,8 +36,7 @@ def widened(tree: Any) -> Any:
 def init_state(
     params: Any,
     optimizer: optax.GradientTransformation,
-    margin: MarginState | None,
-    balance: BalanceState | None,
+    adaptive: dict[str, Any],
     seed: int,
 ) -> TrainState:
     """The state before the first step."""
@@ -46,8 +46,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(widened(params)),
-        margin=margin,
-        balance=balance,
+        adaptive=adaptive,
         rng=jax.random.key_data(jax.random.key(seed)),
         num_skipped=jnp.zeros((), jnp.int32),
         num_skipped_in_a_row=jnp.zeros((), jnp.int32),

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 
 from jaxalign.batch import PairBatch
-from jaxalign.training.logps import PairLogpsFn
+from jaxalign.training.logps import PairLogpsFn, with_policy_mi
 from jaxalign.training.metrics import StepSums, pair_sums
-from jaxalign.training.objective import AdaptiveStats, Objective
+from jaxalign.training.objective import Objective
 from jaxalign.training.state import TrainState, widened
 
 ReferenceFn = Callable[[Any, PairBatch], jax.Array]
@@ -44,21 +44,30 @@ def make_train_step(
     schedule: optax.Schedule,
     *,
     num_micro_batches: int = 1,
+    policy_logps_alone: PairLogpsFn | None = None,
 ) -> StepFn:
-    """The step as one function for `jax.jit(step, donate_argnums=0)`."""
+    """The step as one function for `jax.jit(step, donate_argnums=0)`.
+
+    With `policy_logps_alone`, the log-probs of responses without their prompts, mutual information is the policy's
+    own and not that of the batch.
+    """
 
     def micro_loss(
         params: Any, state: TrainState, frozen: Any, batch: PairBatch, num_pairs: jax.Array
-    ) -> tuple[jax.Array, tuple[StepSums, AdaptiveStats]]:
+    ) -> tuple[jax.Array, tuple[StepSums, dict[str, Any]]]:
         # Padding is cut off here, so that nothing it holds can reach the gradient, not even as 0 * NaN.
         policy = jnp.where(batch.weight[:, None] > 0, policy_logps(params, frozen, batch), 0.0)
         reference = jax.lax.stop_gradient(reference_logps(frozen, batch))
-        terms = objective.terms(policy, reference, batch, state.margin, state.balance)
+        if policy_logps_alone is not None:
+            alone = policy_logps_alone(jax.lax.stop_gradient(params), frozen, batch)
+            batch = with_policy_mi(policy, alone, batch)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+        terms, stats = objective.terms(policy, reference, batch, state.adaptive, key)
         sums = pair_sums(terms, policy, batch)
         loss = jnp.where(batch.weight > 0, terms.loss, 0.0)
-        return (loss * batch.weight).sum() / num_pairs, (sums, objective.stats(terms, batch))
+        return (loss * batch.weight).sum() / num_pairs, (sums, stats)
 
-    def gradients(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[Any, StepSums, AdaptiveStats]:
+    def gradients(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[Any, StepSums, dict[str, Any]]:
         num_pairs = batch.weight.sum()  # of the whole batch: micro-batches then simply add up
         grad_fn = jax.grad(micro_loss, has_aux=True)
         if num_micro_batches == 1:
@@ -91,10 +100,8 @@ def make_train_step(
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             learning_rate = jnp.asarray(schedule(num_updates), jnp.float32)
-        margin, balance = objective.update(stats, state.margin, state.balance)
-        updated = dataclasses.replace(
-            state, params=params, opt_state=opt_state, margin=margin, balance=balance
-        )
+        adaptive = objective.update(stats, state.adaptive)
+        updated = dataclasses.replace(state, params=params, opt_state=opt_state, adaptive=adaptive)
         # A non-finite step changes nothing but the counters; the loop reports it.
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
         skipped = jnp.where(finite, 0, 1).astype(jnp.int32)

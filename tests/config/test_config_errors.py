@@ -8,6 +8,7 @@ import pytest
 from jaxalign.adaptive import BalanceConfig, MarginConfig
 from jaxalign.config import ConfigError, parse_config
 from jaxalign.config.schema import BalanceSettings, MarginSettings
+from jaxalign.training.loss_table import LOSSES
 from tests import tiny
 
 
@@ -48,7 +49,15 @@ def error_of(settings, *, without=(), **sections) -> str:
             "data.train.0.pth: unknown key; did you mean path?",
         ),
         ({"loss": {"name": "dpo", "bta": 0.1}}, "loss.bta: unknown key; did you mean beta?"),
-        ({"loss": {"name": "dpo", "gamma": 1}}, "loss.gamma: unknown key; known here: beta, name"),
+        ({"loss": {"name": "dpo", "qqq": 1}}, "loss.qqq: unknown key; known here: beta, name"),
+        (
+            {"loss": {"name": "dpo", "gamma": 1}},
+            "loss.gamma: unknown key of this loss; it is an option of simpo, alphapo",
+        ),
+        (
+            {"loss": {"name": "aot", "label_smoothing": 0.1}},
+            "loss.label_smoothing: unknown key of this loss; it is an option of cdpo, robust_dpo, exo",
+        ),
     ],
 )
 def test_unknown_key_suggests_the_nearest_known_one(settings, sections, message):
@@ -83,13 +92,12 @@ def test_missing_option_is_named(settings):
 
 def test_loss_without_a_name_lists_the_names(settings):
     message = error_of(settings, loss={"beta": 0.1})
-    assert "loss.name: missing; one of dpo, safe_dpo, cat_dpo, b_dpo, cat_b_dpo" in message
+    assert f"loss.name: missing; one of {', '.join(LOSSES)}" in message
 
 
 def test_unknown_loss_lists_the_names(settings):
-    message = error_of(settings, loss={"name": "orpo"})
-    assert "'orpo'" in message
-    assert all(name in message for name in ("'dpo'", "'safe_dpo'", "'cat_dpo'", "'b_dpo'", "'cat_b_dpo'"))
+    message = error_of(settings, loss={"name": "simp"})
+    assert f"loss.name: did you mean simpo? got 'simp', one of {', '.join(LOSSES)}" in message
 
 
 @pytest.mark.parametrize(
@@ -248,13 +256,13 @@ def test_options_of_the_rules_are_checked_and_named(settings, section, options, 
 def test_target_rate_by_category_follows_the_order_of_the_categories(settings):
     rates = {"Privacy Violation": 0.2, "default": 0.1, "Drugs": 0.01}
     config = parse_config(settings | {"adaptive": {"margin": {"target_rate": rates}}}, "test")
-    assert config.make_objective().margin_config.target_rate == (0.1, 0.01, 0.2)
+    assert config.make_objective().rule_configs["margin"].target_rate == (0.1, 0.01, 0.2)
 
 
 def test_target_rate_for_every_category_needs_no_default(settings):
     rates = dict.fromkeys(tiny.CATEGORIES, 0.3)
     config = parse_config(settings | {"adaptive": {"margin": {"target_rate": rates}}}, "test")
-    assert config.make_objective().margin_config.target_rate == (0.3, 0.3, 0.3)
+    assert config.make_objective().rule_configs["margin"].target_rate == (0.3, 0.3, 0.3)
 
 
 def test_target_rate_of_an_unknown_category_lists_the_known_ones(settings):
@@ -344,3 +352,27 @@ def test_bf16_parameters_without_an_adapter_are_refused(tmp_path) -> None:
     settings = tiny.run_settings(tmp_path, model={"param_dtype": "bfloat16"})
     with pytest.raises(ConfigError, match=r"param_dtype bfloat16 needs model.lora.* use param_dtype float32"):
         parse_config(settings, "test")
+
+
+@pytest.mark.parametrize("name", ["aot", "aot_unpaired", "beta_dpo"])
+def test_loss_of_a_whole_batch_refuses_micro_batches(settings, name):
+    train = settings["train"] | {"num_micro_batches": 2}
+    message = error_of(settings, loss={"name": name}, train=train)
+    assert f"loss {name} compares the pairs of a whole batch" in message
+    assert "num_micro_batches=2 would change its meaning; set it to 1" in message
+
+
+def test_sampling_by_margin_needs_a_loss_with_margins(settings):
+    data = settings["data"] | {"sampling": {"strategy": "margin"}}
+    message = error_of(settings, loss={"name": "dpo"}, data=data)
+    assert "data.sampling.strategy margin follows the violation rates of the margin rule" in message
+    parse_config(settings | {"loss": {"name": "cat_dpo"}, "data": data}, "run.yaml")
+
+
+def test_source_of_mutual_information_needs_a_loss_that_reads_it(settings):
+    message = error_of(settings, loss={"name": "dpo"}, adaptive={"mi_source": "policy"})
+    assert "adaptive.mi_source has no effect with loss dpo; remove it" in message
+
+
+def test_modpo_needs_its_margin_model(settings):
+    assert "loss.margin_model: missing" in error_of(settings, loss={"name": "modpo"})

@@ -59,8 +59,8 @@ def assert_same(one: Any, other: Any) -> None:
     """States and sums are equal up to the order of float32 additions."""
     (one_state, one_sums), (state, sums) = one, other
     chex.assert_trees_all_close(state.params, one_state.params, atol=2e-5, rtol=2e-4)
-    chex.assert_trees_all_close(state.margin, one_state.margin, atol=1e-6)
-    chex.assert_trees_all_close(state.balance, one_state.balance, atol=1e-5)
+    chex.assert_trees_all_close(state.adaptive["margin"], one_state.adaptive["margin"], atol=1e-6)
+    chex.assert_trees_all_close(state.adaptive["balance"], one_state.adaptive["balance"], atol=1e-5)
     for step, (a, b) in enumerate(zip(one_sums, sums, strict=True)):
         np.testing.assert_allclose(b.loss, a.loss, rtol=1e-5, err_msg=f"loss of step {step}")
         np.testing.assert_array_equal(b.category_pairs, a.category_pairs)
@@ -89,7 +89,7 @@ def test_parameters_and_moments_are_spread(tmp_path: Any) -> None:
     ]
     assert len(spread) > 20
     assert all(spread)
-    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves((state.margin, state.balance)))
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state.adaptive))
 
 
 def test_batch_that_does_not_spread_is_refused(tmp_path: Any) -> None:

@@ -124,7 +124,7 @@ def test_every_mode_trains_alike(mode: str, model: dict[str, Any], tmp_path: Pat
         settings = tiny.run_settings(tmp_path, model=model, reference={"mode": name}, optimizer={"eps": 1e-3})
         run = prepare(parse_config(settings, "test"), tmp_path / "run", ONE)
         state, _ = train_steps(run, 3)
-        states.append(host((state.params, state.margin, state.balance)))
+        states.append(host((state.params, state.adaptive)))
     chex.assert_trees_all_close(*states, atol=1e-6, rtol=1e-5)
 
 

@@ -84,7 +84,7 @@ def test_bfloat16_and_float16_leaves_come_back_bit_for_bit(tmp_path, state):
 
 def test_state_without_margin_and_balance_comes_back(tmp_path):
     state = distinct(toy.make_state(toy.make_objective("dpo")))
-    assert state.margin is None
+    assert state.adaptive == {}
     save(tmp_path, state)
     with Checkpointer(tmp_path, keep=10) as checkpointer:
         assert_identical(checkpointer.restore(abstract_of(state))[0], state)
@@ -175,7 +175,7 @@ def test_step_that_was_not_saved_is_an_error_with_those_that_were(saved, state):
             {"params": {"kernel": jnp.zeros(toy.V - 1)}},
             ["params.kernel: checkpoint has float32[8], this run float32[7]"],
         ),
-        ({"margin": None}, ["margin.margin: checkpoint has float32[3], this run nothing"]),
+        ({"adaptive": {}}, ["adaptive.margin.margin: checkpoint has float32[3], this run nothing"]),
     ],
     ids=["other names", "larger", "smaller", "no margins"],
 )
@@ -198,13 +198,13 @@ def test_other_optimizer_is_an_error_that_names_its_moments(saved, state):
 
 
 def test_parts_of_the_state_are_restored_by_name(saved, state):
-    parts = {"params": abstract_of(state).params, "margin": abstract_of(state).margin}
+    parts = {"params": abstract_of(state).params, "adaptive": abstract_of(state).adaptive}
     with Checkpointer(saved, keep=10) as checkpointer:
         restored, step = checkpointer.restore_parts(parts)
     assert step == 3
-    assert restored.keys() == {"params", "margin"}
+    assert restored.keys() == {"params", "adaptive"}
     assert_identical(restored["params"], state.params)
-    assert_identical(restored["margin"], state.margin)
+    assert_identical(restored["adaptive"], state.adaptive)
 
 
 def test_part_that_was_not_saved_is_an_error_that_names_it(saved, state):
@@ -230,7 +230,7 @@ def sharded_state(mesh, spec: PartitionSpec) -> TrainState:
     optimizer, _ = toy.make_optimizers()
 
     def make():
-        return init_state(params, optimizer, *toy.make_objective().init(), seed=0)
+        return init_state(params, optimizer, toy.make_objective().init(), seed=0)
 
     whole = replicated(mesh)
     shardings = {"kernel": NamedSharding(mesh, spec), "scale": whole}

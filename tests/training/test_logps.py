@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxalign.batch import PairBatch
-from jaxalign.training.logps import pair_logps, sum_response_logps
+from jaxalign.data.loader import pad_batch
+from jaxalign.training.logps import pair_logps, sum_response_logps, with_policy_mi, without_prompts
 from tests.training import toy
 
 D, V, L = 5, 11, 10
@@ -140,3 +141,26 @@ def test_arrays_of_different_batches_are_refused():
         pair_logps(
             lambda tokens, _: jnp.zeros((*tokens.shape, 2)), jnp.zeros((2, 8)), mixed, response_length=4
         )
+
+
+@pytest.mark.parametrize("empty", [[], [7], [7, 6]], ids=["nothing", "one token", "two tokens"])
+def test_without_prompts_gives_the_rows_that_the_reference_pass_reads(empty):
+    dataset = toy.make_dataset(np.zeros((6, toy.K), np.float32))
+    dataset = dataclasses.replace(dataset, empty_prompt_ids=np.array(empty, np.int32))
+    index = np.array([4, 0, -1, 5], np.int32)
+    length = int(dataset.row_lengths.max()) + 3
+    expected = pad_batch(dataset.without_prompts(), index, length)
+    got = jax.jit(lambda batch: without_prompts(batch, dataset.empty_prompt_ids))(
+        pad_batch(dataset, index, length)
+    )
+    np.testing.assert_array_equal(got.response_mask, expected.response_mask)
+    real = expected.response_mask | (np.arange(length) < len(empty)) & (index >= 0)[:, None, None]
+    np.testing.assert_array_equal(np.where(real, got.tokens, 0), np.where(real, expected.tokens, 0))
+
+
+def test_policy_mi_is_nats_per_token_and_0_in_padding():
+    batch = toy.make_batch(4, num_padding=1)
+    policy, alone = jnp.full((4, 2), -6.0), jnp.full((4, 2), -9.0)
+    mi = with_policy_mi(policy.at[3].set(0.0), alone.at[3].set(0.0), batch).mi
+    np.testing.assert_allclose(mi[:3], 3.0 / batch.response_mask[:3].sum(axis=2), rtol=1e-6)
+    assert not np.asarray(mi[3]).any()

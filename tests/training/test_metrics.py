@@ -15,7 +15,7 @@ from tests.training import toy
 @jax.jit
 def terms_and_sums(policy, batch) -> tuple[PairTerms, StepSums]:
     objective = toy.make_objective()
-    terms = objective.terms(policy, batch.reference_logps, batch, *objective.init())
+    terms, _ = objective.terms(policy, batch.reference_logps, batch, objective.init(), toy.KEY)
     return terms, pair_sums(terms, policy, batch)
 
 
@@ -93,6 +93,8 @@ def test_figures_equal_means_taken_pair_by_pair(batch, figures):
         "adaptive/margin": terms.margin,
         "adaptive/weight_chosen": terms.chosen_weight,
         "adaptive/weight_rejected": terms.rejected_weight,
+        "adaptive/pair_weight": terms.pair_weight,
+        "adaptive/beta": terms.beta,
     }.items():
         np.testing.assert_allclose(figures[name], np.mean(x, dtype=np.float64), rtol=1e-5, err_msg=name)
     inside = batch.categories[:, 1] > 0
@@ -139,11 +141,13 @@ def test_adaptive_figures_name_seen_categories_only():
     objective = toy.make_objective()
     state = toy.make_state(objective)
     seen = dataclasses.replace(
-        state.margin,
+        state.adaptive["margin"],
         num_seen=jnp.array([3, 0, 0], jnp.int32),
         violation_rate=jnp.array([0.25, 0.0, 0.0]),
     )
-    figures = adaptive_figures(dataclasses.replace(state, margin=seen), objective, toy.NAMES)
+    figures = adaptive_figures(
+        dataclasses.replace(state, adaptive=state.adaptive | {"margin": seen}), objective, toy.NAMES
+    )
     assert figures["adaptive/margin/Violence"] == 0.5
     assert figures["adaptive/violation/Violence"] == 0.25
     assert not any("Drugs" in name for name in figures)

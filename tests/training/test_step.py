@@ -10,8 +10,8 @@ import pytest
 from flax import linen
 
 from jaxalign.training.logps import pair_logps
+from jaxalign.training.loss_table import LOSSES
 from jaxalign.training.metrics import finish
-from jaxalign.training.objective import LOSSES
 from jaxalign.training.optimizer import OptimizerConfig, make_optimizer
 from jaxalign.training.state import init_state
 from jaxalign.training.step import make_train_step, precomputed_reference, split_batch
@@ -60,10 +60,10 @@ def run(num_steps, *, batch=None, objective=None, **options):
 
 
 @jax.jit
-def terms_of(params, margin, balance, batch):
-    """Per-pair terms of the objective at these parameters and this adaptive state."""
+def terms_of(params, adaptive, batch):
+    """Per-pair terms and sums of the objective at these parameters and this adaptive state."""
     policy = toy.policy_logps(params, toy.make_frozen(), batch)
-    return toy.make_objective().terms(policy, batch.reference_logps, batch, margin, balance)
+    return toy.make_objective().terms(policy, batch.reference_logps, batch, adaptive, toy.KEY)
 
 
 def assert_trees_close(got, expected, **tolerance):
@@ -105,11 +105,11 @@ def test_values_are_those_of_the_committed_run(num_steps):
         "learning_rate": float(sums.learning_rate),
         "scale": float(state.params["scale"]),
         "kernel": state.params["kernel"].tolist(),
-        "margin": state.margin.margin.tolist(),
-        "violation_rate": state.margin.violation_rate.tolist(),
-        "num_seen": state.margin.num_seen.tolist(),
-        "gradient_weight": float(state.balance.gradient_weight),
-        "chosen_mi": float(state.balance.chosen_mi),
+        "margin": state.adaptive["margin"].margin.tolist(),
+        "violation_rate": state.adaptive["margin"].violation_rate.tolist(),
+        "num_seen": state.adaptive["margin"].num_seen.tolist(),
+        "gradient_weight": float(state.adaptive["balance"].gradient_weight),
+        "chosen_mi": float(state.adaptive["balance"].chosen_mi),
     }
     for name, value in GOLDEN[num_steps].items():
         np.testing.assert_allclose(
@@ -124,7 +124,7 @@ def test_loss_reads_the_margins_from_before_the_update(step):
         old = jax.device_get(state)
         state, sums = step(state, toy.make_frozen(), batch)
         with_old, with_new = (
-            float(terms_of(old.params, x.margin, x.balance, batch).loss.mean()) for x in (old, state)
+            float(terms_of(old.params, x.adaptive, batch)[0].loss.mean()) for x in (old, state)
         )
         assert float(sums.loss / sums.pairs) == pytest.approx(with_old, abs=1e-5)
         assert abs(with_old - with_new) > 1e-3
@@ -133,17 +133,16 @@ def test_loss_reads_the_margins_from_before_the_update(step):
 def test_new_adaptive_state_is_the_update_by_the_sums_of_the_batch(step):
     objective, state, batch = toy.make_objective(), toy.make_state(), toy.make_batch()
     old = jax.device_get(state)
-    stats = objective.stats(terms_of(old.params, old.margin, old.balance, batch), batch)
-    expected = objective.update(stats, old.margin, old.balance)
+    expected = objective.update(terms_of(old.params, old.adaptive, batch)[1], old.adaptive)
     new, _ = step(state, toy.make_frozen(), batch)
-    assert_trees_close((new.margin, new.balance), expected, rtol=1e-6)
-    assert (new.margin.margin[:2] != old.margin.margin[:2]).all()
+    assert_trees_close(new.adaptive, expected, rtol=1e-6)
+    assert (new.adaptive["margin"].margin[:2] != old.adaptive["margin"].margin[:2]).all()
 
 
 def test_category_without_pairs_stays_bit_identical(step):
     state, batch = toy.make_state(), toy.make_batch()
-    old = jax.device_get(state.margin)
-    new = jax.device_get(step(state, toy.make_frozen(), batch)[0].margin)
+    old = jax.device_get(state.adaptive["margin"])
+    new = jax.device_get(step(state, toy.make_frozen(), batch)[0].adaptive["margin"])
     assert_trees_identical(*(jax.tree.map(lambda x: x[2], margin) for margin in (new, old)))
 
 
@@ -154,7 +153,7 @@ def test_update_is_that_of_optax_on_the_mean_loss(step):
 
     @jax.jit
     def expected_update(params):
-        gradients = jax.grad(lambda p: terms_of(p, old.margin, old.balance, batch).loss.mean())(params)
+        gradients = jax.grad(lambda p: terms_of(p, old.adaptive, batch)[0].loss.mean())(params)
         with jax.numpy_dtype_promotion("standard"):
             updates, _ = optimizer.update(gradients, optimizer.init(params), params)
         return optax.apply_updates(params, updates), optax.tree.norm(gradients)
@@ -236,7 +235,7 @@ def test_gradients_of_bfloat16_parameters_add_up_in_float32():
             optax.constant_schedule(1.0),
             num_micro_batches=num_micro_batches,
         )
-        state = init_state(params, optimizer, *toy.make_objective().init(), seed=0)
+        state = init_state(params, optimizer, toy.make_objective().init(), seed=0)
         new, sums = jax.jit(step)(state, toy.make_frozen(), toy.make_batch(64))
         assert new.params["kernel"].dtype == jnp.bfloat16
         return float(sums.grad_norm)
@@ -306,14 +305,33 @@ def test_frozen_parameters_cost_no_optimizer_memory():
     assert sum("kernel" in path for path in paths) == 2  # two moments
 
 
+# One does not know the rejected response, the other first lifts the chosen one back to the reference.
+CHOSEN_ALONE = {"sft", "dpop"}
+
+
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_widens_the_gap_between_chosen_and_rejected(name):
+def test_every_loss_widens_the_gap_or_raises_the_chosen_response(name):
     objective, batch = toy.make_objective(name), toy.make_batch()
     step, state, gaps = jax.jit(toy.make_step(objective)), toy.make_state(objective), []
     for _ in range(6):
         state, sums = step(state, toy.make_frozen(), batch)
-        gaps.append(float(sums.terms["rewards/margins"]))
+        gaps.append(float(sums.terms["rewards/chosen" if name in CHOSEN_ALONE else "rewards/margins"]))
     assert (np.diff(gaps) > 0).all()
+
+
+def test_mutual_information_may_be_that_of_the_policy_itself():
+    def alone(params, frozen, batch):
+        return toy.policy_logps(params, frozen, batch) * 1.5 - 1.0
+
+    objective, batch = toy.make_objective("b_dpo"), toy.make_batch()
+    step = jax.jit(toy.make_step(objective, policy_logps_alone=alone))
+    policy = np.asarray(toy.policy_logps(toy.make_params(), toy.make_frozen(), batch))
+    mi = (policy - (1.5 * policy - 1.0)) / batch.response_mask.sum(axis=2)
+    given = dataclasses.replace(batch, mi=mi.astype(np.float32))
+    expected = jax.jit(toy.make_step(objective))(toy.make_state(objective), toy.make_frozen(), given)
+    assert_trees_close(
+        step(toy.make_state(objective), toy.make_frozen(), batch), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_online_reference_is_read_from_the_frozen_parameters_without_a_gradient():
@@ -349,7 +367,7 @@ def test_linen_model_trains_through_its_apply_function():
     objective = toy.make_objective("dpo")
     optimizer, schedule = toy.make_optimizers()
     step = jax.jit(make_train_step(policy, precomputed_reference, objective, optimizer, schedule))
-    state = init_state(variables, optimizer, *objective.init(), seed=0)
+    state = init_state(variables, optimizer, objective.init(), seed=0)
     losses = []
     for _ in range(5):
         state, sums = step(state, frozen, batch)
@@ -361,7 +379,7 @@ def test_linen_model_trains_through_its_apply_function():
 def test_moments_of_bf16_parameters_are_float32_and_parameters_stay_bf16() -> None:
     params = {"kernel": jnp.ones((2, 3), jnp.bfloat16)}
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), lambda _: 1e-2)
-    state = init_state(params, optimizer, None, None, seed=0)
+    state = init_state(params, optimizer, {}, seed=0)
     moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == (2, 3)]
     assert [x.dtype for x in moments] == [jnp.float32, jnp.float32]
     assert state.params["kernel"].dtype == jnp.bfloat16

@@ -7,32 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from pydantic import TypeAdapter
 
 from jaxalign.adaptive import BalanceConfig, MarginConfig
 from jaxalign.batch import PairBatch
 from jaxalign.data.dataset import TokenizedDataset
-from jaxalign.training.objective import (
-    LOSSES,
-    BDpoConfig,
-    CatBDpoConfig,
-    CatDpoConfig,
-    DpoConfig,
-    Objective,
-    SafeDpoConfig,
-    ViolationConfig,
-)
+from jaxalign.training.loss_settings import LossConfig, LossSettings
+from jaxalign.training.loss_table import LOSSES
+from jaxalign.training.objective import Objective, ViolationConfig
 from jaxalign.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxalign.training.state import TrainState, init_state
 from jaxalign.training.step import make_train_step, precomputed_reference
 
 NAMES = ("Violence", "Drugs", "Privacy Violation")
 K, V, L = len(NAMES), 8, 6
-CONFIGS = {
-    "dpo": DpoConfig(name="dpo"),
-    "safe_dpo": SafeDpoConfig(name="safe_dpo", delta=1.5),
-    "cat_dpo": CatDpoConfig(name="cat_dpo"),
-    "b_dpo": BDpoConfig(name="b_dpo"),
-    "cat_b_dpo": CatBDpoConfig(name="cat_b_dpo", margin_reduce="max"),
+OPTIONS = {
+    "safe_dpo": {"delta": 1.5},
+    "cat_b_dpo": {"margin_reduce": "max"},
+    "modpo": {"margin_model": "margin"},
 }
 MARGIN = MarginConfig(
     num_categories=K, initial=0.5, minimum=0.0, maximum=2.0, step_size=0.2, ema_rate=0.3, target_rate=0.1
@@ -42,12 +34,23 @@ OPTIMIZER = OptimizerConfig(learning_rate=0.05, schedule="linear", warmup_steps=
 NUM_STEPS = 8
 
 
+def loss_config(name: str, **options: Any) -> LossSettings:
+    """The settings of a loss, as a configuration file would give them."""
+    return TypeAdapter(LossConfig).validate_python({"name": name, **options})
+
+
+CONFIGS = {name: loss_config(name, **OPTIONS.get(name, {})) for name in LOSSES}
+KEY = jax.random.key(0)
+
+
 def make_objective(name: str = "cat_b_dpo", **changes: Any) -> Objective:
     """An objective whose rules all act."""
-    spec = LOSSES[name]
-    margin = MARGIN if spec.uses_margin else None
-    balance = BALANCE if spec.uses_balance else None
-    objective = Objective(CONFIGS[name], ViolationConfig(), K, margin, balance)
+    config = CONFIGS[name]
+    rules = config.rule_configs(K)
+    rules |= {
+        rule: {"margin": MARGIN, "balance": BALANCE}[rule] for rule in config.rules if rule not in rules
+    }
+    objective = Objective(config, ViolationConfig(), K, rules)
     return dataclasses.replace(objective, **changes)
 
 
@@ -70,7 +73,7 @@ def make_batch(num_pairs: int = 8, *, seed: int = 0, num_padding: int = 0) -> Pa
         weight=weight,
         reference_logps=rng.normal(-5.0, 2.0, (num_pairs, 2)).astype(np.float32) * weight[:, None],
         mi=rng.uniform(0.1, 1.0, (num_pairs, 2)).astype(np.float32) * weight[:, None],
-        scores=rng.normal(0.0, 1.0, (num_pairs, 2)).astype(np.float32) * weight[:, None],
+        scores=np.sort(rng.normal(0.0, 3.0, (num_pairs, 2)))[:, ::-1].astype(np.float32) * weight[:, None],
         index=np.where(weight > 0, np.arange(num_pairs), -1).astype(np.int32),
     )
 
@@ -106,7 +109,7 @@ def make_optimizers() -> tuple[optax.GradientTransformation, optax.Schedule]:
 def make_state(objective: Objective | None = None) -> TrainState:
     """The state before the first step, in buffers of its own."""
     objective = objective or make_objective()
-    return init_state(make_params(), make_optimizers()[0], *objective.init(), seed=0)
+    return init_state(make_params(), make_optimizers()[0], objective.init(), seed=0)
 
 
 def make_step(objective: Objective | None = None, **options: Any) -> Any:
