@@ -114,8 +114,9 @@ def exo_loss(
 ) -> jax.Array:
     """EXO: reverse KL divergence from the smoothed label to the policy's preference.
 
-    `loss = q (log q - log(1 - e)) + (1 - q) (log(1 - q) - log e)` with `q = s(beta h)`. It is 0 at `q = 1 -
-    e`. The gradient vanishes where q is near 0 or 1, so a pair that the policy ranks far wrong is left alone.
+    `loss = q (log q - log(1 - e)) + (1 - q) (log(1 - q) - log e)` with `q = s(beta h)`. It is 0 at
+    `q = 1 - e`. The gradient vanishes where q is near 0 or 1, so a pair that the policy ranks far wrong is
+    left alone.
 
     Source: EXO, arXiv 2402.00856, equation 16 (the form for two responses).
 

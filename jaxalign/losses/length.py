@@ -24,7 +24,8 @@ def r_dpo_loss(
 ) -> jax.Array:
     """R-DPO: DPO with a margin proportional to the difference in length.
 
-    `loss = -log s(beta h - alpha (|w| - |l|))`. With alpha = 0 or equal lengths this is DPO.
+    `loss = -log s(beta h - alpha (|w| - |l|))`. A longer chosen response has to win by more. With alpha = 0
+    or equal lengths this is DPO.
 
     Source: R-DPO, arXiv 2403.19159. No gradient flows into the lengths.
 

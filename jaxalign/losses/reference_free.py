@@ -93,10 +93,10 @@ def alphapo_loss(
 ) -> jax.Array:
     """AlphaPO: SimPO whose logarithmic reward is bent by a power alpha.
 
-    `loss = -log s(beta (r_w - r_l) - gamma)` with `r_y = (1 - p_y^{-alpha}) / alpha` and `log p_y = log
-    pi(y)/|y|`. As alpha tends to 0, r tends to log p and the loss to SimPO; alpha = 0 is SimPO bit for bit.
-    Where -alpha log p exceeds 40, p^{-alpha} goes on along its tangent, so that value and gradient stay
-    finite.
+    `loss = -log s(beta (r_w - r_l) - gamma)` with `r_y = (1 - p_y^{-alpha}) / alpha` and
+    `log p_y = log pi(y)/|y|`. As alpha tends to 0, r tends to log p and the loss to SimPO, which it is at
+    alpha = 0. Where -alpha log p exceeds 40, p^{-alpha} goes on along its tangent, so that value and gradient
+    stay finite.
 
     Source: AlphaPO, arXiv 2501.03884. No gradient flows into the lengths.
 
@@ -139,9 +139,9 @@ def orpo_loss(
 ) -> jax.Array:
     """ORPO: likelihood of the chosen response plus a logistic loss of the odds ratio.
 
-    `loss = -log p_w - lam log s(odds_w - odds_l)` with `log p_y = log pi(y)/|y|` and `odds_y = log(p_y / (1 -
-    p_y))`. A probability per token of 1 has infinite odds: log p counts as at most -1e-7 there, so that value
-    and gradient stay finite.
+    `loss = -log p_w - lam log s(o_w - o_l)` with the log-odds `o_y = log(p_y / (1 - p_y))` and
+    `log p_y = log pi(y)/|y|`. A probability per token of 1 has infinite odds: log p counts as at most -1e-7
+    there, so that value and gradient stay finite.
 
     Source: ORPO, arXiv 2403.07691, from equations 4 and 7. No gradient flows into the lengths.
 

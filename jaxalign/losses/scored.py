@@ -79,9 +79,9 @@ def madpo_loss(
 ) -> jax.Array:
     """MADPO: DPO with a weight per pair that depends on the margin of a reward model.
 
-    `loss = -w(m) log s(beta h)` with `w = s(c m) / s(m)` where m > -tau, else 1, and `c = c_min + (c_max -
-    c_min) / (1 + (c_max - 1)/(1 - c_min) e^{lam (|m| - tau)})`. Then c = 1 at |m| = tau, so w is 1 there, at
-    m = 0 and below -tau.
+    `loss = -w(m) log s(beta h)` with `w = s(c m) / s(m)` where m > -tau, else 1, and
+    `c = c_min + (c_max - c_min) / (1 + (c_max - 1)/(1 - c_min) e^{lam (|m| - tau)})`. Then c = 1 at
+    |m| = tau, so w is 1 there, at m = 0 and below -tau.
 
     Source: MADPO, arXiv 2510.05342. No gradient flows into the margin and the parameters of the weight.
 

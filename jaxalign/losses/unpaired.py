@@ -25,8 +25,8 @@ def kto_loss(
     `loss = a (1 - s(beta (D - z)))` of a desirable response and `b (1 - s(beta (z - D)))` of an undesirable
     one, with `z = max(0, kl)`, `a = desirable_weight`, `b = undesirable_weight`.
 
-    Source: KTO, arXiv 2402.01306, equation 7. The estimate comes from
-    `jaxalign.adaptive.kl_rule`. No gradient flows into the flags, kl and the weights.
+    Source: KTO, arXiv 2402.01306, equation 7. The estimate comes from `jaxalign.adaptive.kl_rule`. No
+    gradient flows into the flags, kl and the weights.
 
     Args:
       policy_logps: `[B]` summed response log-probabilities under the policy, nats.

@@ -28,6 +28,11 @@ UNDESIRABLE = {"policy_logps": -24.0, "reference_logps": -22.5, "desirable": 0.0
 UNSAFE_LOSER = {"chosen_unsafe": 0.0, "rejected_unsafe": 1.0}
 LEANING = {"chosen_weight": 0.5, "rejected_weight": 1.5}
 BETA = {"beta": 0.1}
+HALF = {"weight": 0.5, "margin_weight": 0.5}
+# Losses with a target pull back what has passed it.
+CONFIDENT = {"direction": "at the start", "reason": "a gap beyond log((1 - e) / e) is pulled back"}
+WIDE = {"direction": "at the start", "reason": "a gap beyond 1 / (2 beta) is pulled back"}
+FAR = {"direction": "at the start", "reason": "log-ratios beyond 1 / (2 beta) are pulled back"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,8 +173,7 @@ CASES = {
         BETA | {"label_smoothing": 0.1},
         [({}, 0.600939)],
         refused={"label_smoothing": (-0.1, 0.5, float("nan"))},
-        direction="at the start",
-        reason="a gap beyond log((1 - e) / e) is pulled back",
+        **CONFIDENT,
     ),
     "robust_dpo": Case(
         losses.robust_dpo_loss,
@@ -184,16 +188,14 @@ CASES = {
         BETA | {"label_smoothing": 1e-3},
         [({}, 2.339545)],
         refused={"label_smoothing": (0.0, 0.5)},
-        direction="at the start",
-        reason="a gap beyond log((1 - e) / e) is pulled back",
+        **CONFIDENT,
     ),
     "ipo": Case(
         losses.ipo_loss,
         reference.ipo,
         BETA,
         [({}, 6.25)],
-        direction="at the start",
-        reason="a gap beyond 1 / (2 beta) is pulled back",
+        **WIDE,
     ),
     "ipo_average": Case(
         losses.ipo_average_loss,
@@ -201,24 +203,21 @@ CASES = {
         BETA,
         [({}, 22.207656)],
         constants=LENGTHS[:2],
-        direction="at the start",
-        reason="a gap beyond 1 / (2 beta) is pulled back",
+        **WIDE,
     ),
     "sppo": Case(
         losses.sppo_loss,
         reference.sppo,
         BETA,
         [({}, 28.25)],
-        direction="at the start",
-        reason="log-ratios beyond 1 / (2 beta) are pulled back",
+        **FAR,
     ),
     "cal_dpo": Case(
         losses.cal_dpo_loss,
         reference.cal_dpo,
         BETA,
         [({}, 14.203890)],
-        direction="at the start",
-        reason="log-ratios beyond 1 / (2 beta) are pulled back",
+        **FAR,
     ),
     "hinge": Case(
         losses.hinge_loss,
@@ -372,13 +371,8 @@ CASES = {
         losses.modpo_loss,
         reference.modpo,
         BETA | {"weight": 0.8, "margin_weight": 0.2},
-        # Worked by hand: R_w = (.1 * 1 - .5 * 1) / .5 = -.8, R_l = (.1 * -1.5 - .5 * .5) / .5 = -.8.
-        [
-            (
-                dict(zip(MARGIN_REWARDS, (1.0, 0.5), strict=True)) | {"weight": 0.5, "margin_weight": 0.5},
-                0.693147,
-            )
-        ],
+        # By hand: R_w = (.1 * 1 - .5 * 1) / .5 = -.8 and R_l = (.1 * -1.5 - .5 * .5) / .5 = -.8.
+        [({"chosen_margin_reward": 1.0, "rejected_margin_reward": 0.5} | HALF, 0.693147)],
         constants=(*MARGIN_REWARDS, "weight", "margin_weight"),
         refused={"weight": (0.0, -1.0)},
     ),
