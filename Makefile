@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL_FILES := $(wildcard launch/*.sh launch/*.sbatch) .ci/run
 
-.PHONY: help quickstart test test-slow check format clean
+.PHONY: help quickstart test test-slow check docs figures format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,7 +16,7 @@ help: ## this list
 quickstart: $(VENV)/.runtime ## align a real 135M chat model per harm category and export it
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/quickstart.sh
 
-test: $(VENV)/.dev ## the fast test suite
+test: $(VENV)/.dev ## the fast test suite; builds the documentation too
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/.dev ## the tests that need the real model or minutes
@@ -28,12 +28,18 @@ check: $(VENV)/.dev ## format, lint, types, shell scripts
 	$(BIN)/mypy
 	$(BIN)/shellcheck $(SHELL_FILES)
 
+docs: $(VENV)/.dev ## the documentation site, into build/docs; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+figures: $(VENV)/.dev ## how far the losses are from float64 references and from TRL
+	$(BIN)/python -m tests.losses.figures
+
 format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what was installed and cached, keep runs
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 $(VENV)/.runtime: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \

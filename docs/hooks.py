@@ -18,8 +18,9 @@ EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'
 OPTIONS = re.compile(r"<!-- options: (\w+) -->")
 ALL_OPTIONS = "<!-- options of all losses -->"
 SETTINGS: dict[str, type[LossSettings]] = {
-    get_args(settings.model_fields["name"].annotation)[0]: settings
+    name: settings
     for settings in get_args(get_args(LossConfig)[0])
+    for name in get_args(settings.model_fields["name"].annotation)
 }
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
@@ -95,7 +96,7 @@ def meaning(name: str, option: str, field: FieldInfo) -> str:
         raise ValueError(
             f"option {option} of loss {name} has no description, in the settings or in {name}_loss"
         )
-    return re.sub(r"\s+", " ", documented[1])
+    return re.sub(r"\s+", " ", documented[1]).removeprefix("scalar, ").rstrip(".")
 
 
 def _equation(found: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 DERIVATIVE = re.compile(r"\\frac\{\\partial L\}\{\\partial (\w+)\}")
 ABSOLUTE = re.compile(r"\|([^|]+)\|")
-TOKEN = re.compile(r"\d+\.?\d*|(?:\\bar )?(?:\\[a-zA-Z]+|[a-zA-Z])(?:_(?:\{[^}]*\}|\w))?|[-+/^(){}\[\]<>,]")
+TOKEN = re.compile(r"\d+\.?\d*|(?:\\[a-zA-Z]+|[a-zA-Z])(?:_(?:\{[^}]*\}|\w))?|[-+/^(){}\[\]<>,]")
 FUNCTIONS = {
     r"\sigma": lambda x: 1 / (1 + np.exp(-x)),
     r"\log": np.log,

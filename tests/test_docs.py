@@ -1,7 +1,8 @@
 """The documentation says what the code does: formulas, gradients, values, tables, snippets, and the site builds."""
 
+import contextlib
 import inspect
-import os
+import io
 import re
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def derived_symbols(known: dict[str, Any]) -> dict[str, Any]:
         if "r" + branch in known:
             symbols["D" + branch] = known["p" + branch] - known["r" + branch]
         if "n" + branch in known:
-            symbols[r"\bar p" + branch] = known["p" + branch] / known["n" + branch]
+            symbols["a" + branch] = known["p" + branch] / known["n" + branch]
     if "D_w" in symbols:
         symbols["h"] = symbols["D_w"] - symbols["D_l"]
         symbols[r"\rho"] = of_same_rank(known["p_w"] - known["p_l"], known["r_w"] - known["r_l"])
@@ -187,3 +188,72 @@ def test_every_rule_has_a_row_and_a_section():
 def test_formula_that_is_not_understood_is_refused(formula, error):
     with pytest.raises(ValueError, match=error):
         evaluate(formula, {"x": np.float64(1)})
+
+
+def pages_with_python() -> list[Path]:
+    return [path for path in sorted(DOCS.rglob("*.md")) if "```python" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", pages_with_python(), ids=lambda path: path.name)
+def test_python_of_a_page_runs_and_prints_what_is_shown(page):
+    blocks = re.findall(
+        r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", page.read_text(encoding="utf-8"), re.DOTALL
+    )
+    names: dict[str, Any] = {}
+    for code, shown in blocks:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(code, names)
+        assert printed.getvalue() == shown
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The built site; every warning, such as a link to nowhere, is an error."""
+    pytest.importorskip("mkdocs", reason="needs the extra `docs`")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def test_site_loads_nothing_from_a_network(site):
+    for page in site.rglob("*.html"):
+        loaded = re.findall(
+            r"<(?:script|img|iframe|link)\b[^>]*(?:src|href)=\"(https?:)?//", page.read_text("utf-8")
+        )
+        assert not loaded, page
+
+
+def test_every_equation_is_mathml(site):
+    for source in [*DOCS.rglob("*.md")]:
+        page = (site / source.relative_to(DOCS)).with_suffix(".html").read_text("utf-8")
+        assert "arithmatex" not in page
+        assert page.count('<math display="block"') == source.read_text("utf-8").count("$$") // 2
+        if source.parent.name == "losses":
+            assert "<math>" in page
+
+
+def test_every_public_name_is_on_its_api_page(site):
+    for module in (losses, adaptive):
+        page = (site / "api" / f"{module.__name__.split('.')[-1]}.html").read_text("utf-8")
+        shown = set(re.findall(rf'id="{module.__name__}\.(?:\w+\.)?(\w+)"', page))
+        assert set(module.__all__) - shown == set()
+
+
+def test_options_of_every_loss_are_shown(site):
+    recipes = (site / "recipes.html").read_text("utf-8")
+    for name in LOSSES:
+        assert f"<code>{name.removesuffix('_loss')}</code>" in recipes
+    page = (site / "losses" / "label_noise.html").read_text("utf-8")
+    assert "above 0 and below 0.5" in page
+    assert "strength of the KL penalty" in page
+
+
+def test_public_symbol_without_docstring_fails_the_check():
+    source = '"""A module."""\n\n\ndef new_loss(x: float) -> float:\n    return x\n'
+    command = [sys.executable, "-m", "ruff", "check", "--stdin-filename", "jaxalign/losses/new.py", "-"]
+    checked = subprocess.run(command, cwd=ROOT, input=source, capture_output=True, text=True)
+    assert checked.returncode == 1
+    assert "D103" in checked.stdout
