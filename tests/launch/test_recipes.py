@@ -18,6 +18,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from jaxalign.data.schema import PKU_CATEGORIES
 from tests import tiny
 from tests.launch.test_launch_scripts import LAUNCH, OVERRIDES, launch, printed_commands, stand_in
 
@@ -182,17 +183,19 @@ def test_workdir_of_ones_own_is_refused(tmp_path: Path, recipe: str, arguments: 
 
 def pku_row(i: int) -> dict[str, Any]:
     """A row whose more helpful answer is the unsafe one in every second case."""
-    harm = dict.fromkeys(("Violence", "Drugs"), False)
+    harm, unsafe = dict.fromkeys(PKU_CATEGORIES, False), i % 2 == 1
     return {
         "prompt": f"Question {i}?",
         "response_0": "Yes, do it like this." + "." * (i % 3),
         "response_1": "No, I will not.",
-        "is_response_0_safe": i % 2 == 0,
+        "is_response_0_safe": not unsafe,
         "is_response_1_safe": True,
-        "response_0_harm_category": harm | {"Violence": i % 2 == 1},
+        "response_0_harm_category": harm | {"Violence": unsafe},
         "response_1_harm_category": harm,
+        "response_0_severity_level": 2 * unsafe,
+        "response_1_severity_level": 0,
         "better_response_id": 0,
-        "safer_response_id": i % 2,
+        "safer_response_id": int(unsafe),
     }
 
 
@@ -209,7 +212,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
             key: [{"format": "pku", "path": str(folder / f"{key}.jsonl"), "view": view}]
             for key in ("train", "heldout")
         }
-        data |= {"categories": ["Violence", "Drugs"], "max_prompt_length": 64, "max_response_length": 32}
+        data |= {"max_prompt_length": 64, "max_response_length": 32}
         changed = {"extends": str(path), "data": data}
         (folder / path.name).write_text(yaml.safe_dump(changed))
     return folder
