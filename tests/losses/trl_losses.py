@@ -5,6 +5,8 @@ that its loss reads. No formula of a loss may live here. Importing TRL takes sec
 """
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -12,10 +14,23 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 Arrays = dict[str, np.ndarray]
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL's own switch: CPO and ORPO warn when imported
+
+
+def obstacle() -> str:
+    """Why the losses of TRL cannot be run here; empty where they can."""
+    missing = [name for name in ("torch", "trl") if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"needs {' and '.join(missing)}: pip install '.[dev]'"
+    version = importlib.metadata.version("trl")
+    return "" if version.startswith("1.16.") else f"is about TRL 1.16, found {version}"
+
+
+NEEDED = pytest.mark.skipif(bool(obstacle()), reason=obstacle())
 
 
 class Outcome(NamedTuple):
@@ -73,7 +88,7 @@ def dpo(pairs: Arrays, loss_type: str, **settings: Any) -> Outcome:
         return _outcome(loss, policy, (2, -1))
 
 
-def kto(rows: Arrays, loss_type: str, **settings: Any) -> Outcome:
+def kto(rows: Arrays, loss_type: str, kl_logps: np.ndarray | None = None, **settings: Any) -> Outcome:
     """Mean loss of a batch of responses and its gradient `[B]`, from `KTOTrainer._compute_loss`.
 
     `kl_logps` `[2, N]` are the log-probs of mismatched responses under policy and reference, for TRL's KL estimate.
@@ -81,7 +96,7 @@ def kto(rows: Arrays, loss_type: str, **settings: Any) -> Outcome:
     import torch
     from trl.trainer.kto_trainer import KTOTrainer
 
-    kl_logps = rows.get("kl_logps", np.zeros((2, 1)))
+    kl_logps = np.zeros((2, 1), rows["policy_logps"].dtype) if kl_logps is None else kl_logps
     num_rows, lengths = len(rows["policy_logps"]), rows["length"]
     mismatched = num_rows + np.arange(kl_logps.shape[1])
     with _dtype_of(rows["policy_logps"]):
@@ -121,7 +136,7 @@ def orpo(pairs: Arrays, *, beta: float) -> Outcome:
     return _policy_alone(lambda chosen, rejected: -trainer.odds_ratio_loss(chosen, rejected)[0], pairs, True)
 
 
-def cpo_step(logits: np.ndarray, batch: Arrays, loss_type: str, **settings: Any) -> Outcome:
+def cpo_step(logits: np.ndarray, batch: Arrays, *, loss_type: str, **settings: Any) -> Outcome:
     """Whole loss, NLL included, and its gradient in the logits `[2 B, T, V]`, from `CPOTrainer`."""
     from trl.experimental.cpo.cpo_trainer import CPOTrainer
 
