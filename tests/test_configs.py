@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+import yaml
 
 from jaxalign.batch import PairBatch
 from jaxalign.config import dump_config, load_config, parse_config
@@ -13,12 +14,15 @@ from jaxalign.config.schema import Config
 from jaxalign.models.config import decoder_config_from_hf
 from jaxalign.run.dry_run import memory_estimate
 from jaxalign.run.policy import make_policy
+from jaxalign.training.loss_table import LOSSES
 from jaxalign.training.optimizer import make_optimizer, make_schedule
 from jaxalign.training.state import init_state
 from jaxalign.training.step import make_train_step
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if not path.stem.endswith("_base"))
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = [path for path in FILES if not path.stem.endswith("_base")]
+BASELINES = [path for path in CONFIGS if path.parent.name == "baselines"]
 LLAMA3_8B = {
     "model_type": "llama",
     "vocab_size": 128256,
@@ -77,6 +81,18 @@ def abstract_batch(config: Config) -> PairBatch:
     )
 
 
+def test_every_loss_has_a_configuration() -> None:
+    assert {load(path)[0].loss.name for path in CONFIGS} == set(LOSSES)
+
+
+@pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)
+def test_baseline_is_called_after_its_loss_and_extends_the_common_base(path: Path) -> None:
+    raw = yaml.safe_load(path.read_text())
+    assert raw["extends"] == "../pku_base.yaml"
+    name = {"sacpo": "dpo"}.get(path.stem.partition("_stage")[0], path.stem.partition("_stage")[0])
+    assert raw["loss"]["name"] == ("dpo" if path.stem == "modpo_stage1" else name)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_train_step_keeps_the_state(path: Path) -> None:
     config, num_devices = load(path)
@@ -114,13 +130,11 @@ def test_train_step_keeps_the_state(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_printed_configuration_is_the_same_configuration(path: Path) -> None:
-    import yaml
-
     config, _ = load(path)
     assert parse_config(yaml.safe_load(dump_config(config)), "printed") == config
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_first_lines_say_what_it_is_for(path: Path) -> None:
     first = [line.partition(":")[0] for line in path.read_text().splitlines()[:4]]
     assert first == ["# What", "# Hardware", "# Command", "# Expect"]

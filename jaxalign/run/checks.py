@@ -23,6 +23,12 @@ def limited_heldout(data: RunData, config: Config) -> RunData:
     return dataclasses.replace(data, heldout=data.heldout.select(rows))
 
 
+def check_sampling(data: RunData, config: Config) -> None:
+    """Raise ConfigError if pairs are to be drawn by category and none has one."""
+    if config.data.sampling is not None and not data.train.categories.any():
+        raise ConfigError("data.sampling draws by category, but no training pair has one; remove it")
+
+
 def check_vocabulary(data: RunData, checkpoint: Checkpoint, config: Config) -> None:
     """Raise ConfigError if the tokenizer gives ids that the model has no embedding for."""
     largest = max(

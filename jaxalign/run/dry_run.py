@@ -14,7 +14,7 @@ from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.parallel import device_bytes, tree_shardings
 from jaxalign.parallel.mesh import abstract_mesh
-from jaxalign.run.checks import check_context, check_vocabulary, usable_scores
+from jaxalign.run.checks import check_context, check_sampling, check_vocabulary, usable_scores
 from jaxalign.run.data import load_data, load_tokenizer
 from jaxalign.run.policy import Policy, longest_response, make_policy
 from jaxalign.run.setup import count_steps, row_length
@@ -39,6 +39,7 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
     data = usable_scores(load_data(config.data, tokenizer), config)
     check_vocabulary(data, checkpoint, config)
     check_context(data, checkpoint)
+    check_sampling(data, config)
     length = row_length(config, data)
     policy = make_policy(config.model, checkpoint.config, None, longest_response(*data.splits.values()))
 

@@ -27,7 +27,13 @@ from jaxalign.parallel import (
     tree_shardings,
     with_shardings,
 )
-from jaxalign.run.checks import check_context, check_vocabulary, limited_heldout, usable_scores
+from jaxalign.run.checks import (
+    check_context,
+    check_sampling,
+    check_vocabulary,
+    limited_heldout,
+    usable_scores,
+)
 from jaxalign.run.data import RunData, load_data, load_tokenizer
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import margin_model_fingerprint, margin_rewards
@@ -114,6 +120,7 @@ def prepare(
     data = usable_scores(limited_heldout(load_data(config.data, tokenizer), config), config)
     check_vocabulary(data, checkpoint, config)
     check_context(data, checkpoint)
+    check_sampling(data, config)
     num_steps = count_steps(config, len(data.train))
     length = row_length(config, data)
     policy = make_policy(config.model, checkpoint.config, mesh, longest_response(*data.splits.values()))

@@ -1,0 +1,154 @@
+"""Losses, rules and samplers in a whole run: each trains, and a stopped and resumed run is exact."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from jaxalign.config import ConfigError, parse_config
+from jaxalign.data.sampling import SamplingState
+from jaxalign.run.setup import prepare
+from jaxalign.run.train import train
+from tests import tiny
+from tests.integration.runs import host, metrics, train_steps
+from tests.integration.test_resume import final_state, train_until
+
+ONE = jax.devices()[:1]
+SCORES = {"chosen_score": 1.5, "rejected_score": -0.5}
+RECIPES: dict[str, dict[str, Any]] = {
+    "kl": {"loss": {"name": "kto", "desirable_weight": 1.5}},
+    "reward_shift": {"loss": {"name": "bco"}},
+    "group_dro": {"loss": {"name": "group_dro", "step_size": 0.5}},
+    "random pairs of a batch": {"loss": {"name": "beta_dpo"}},
+    "sampling by violation": {
+        "loss": {"name": "cat_dpo"},
+        "data": {"sampling": {"strategy": "margin"}},
+        "adaptive": {"violation": {"threshold": 0.3}},
+    },
+    "sampling by category": {"loss": {"name": "dpo"}, "data": {"sampling": {"strategy": "uniform"}}},
+    "policy's own mutual information": {"loss": {"name": "b_dpo"}, "adaptive": {"mi_source": "policy"}},
+}
+
+
+def settings_of(folder: Path, *, scores: bool = False, **sections: Any) -> dict[str, Any]:
+    settings = tiny.run_settings(
+        folder,
+        **{
+            "train": {"num_steps": 4},
+            "checkpoint": {"every_steps": 1},
+            "model": {"lora": {"rank": 2}},
+            **sections,
+        },
+    )
+    if scores:
+        tiny.write_pairs(folder / "train.jsonl", [row | SCORES for row in tiny.pairs(22)])
+    return settings
+
+
+FAST = (
+    "random pairs of a batch",
+    "sampling by violation",
+)  # what depends on more than the step and its batch
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
+def test_recipe_stopped_and_resumed_is_exact(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(tmp_path, **RECIPES[name])
+    train(parse_config(settings, "test"), tmp_path / "whole", ONE)
+    train_until(2, settings, tmp_path / "stopped", monkeypatch)
+    train(parse_config(settings, "test"), tmp_path / "stopped", ONE)
+    expected, actual = (final_state(settings, tmp_path / name)[0] for name in ("whole", "stopped"))
+    chex.assert_trees_all_equal(actual, expected)
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+    assert expected.num_skipped == 0
+
+
+def test_sampling_by_violation_follows_the_rates_of_the_state(tmp_path: Path) -> None:
+    run = prepare(
+        parse_config(settings_of(tmp_path, **RECIPES["sampling by violation"]), "test"), tmp_path, ONE
+    )
+    rates = np.array([0.0, 1.0, 0.0], np.float32)
+    seen = np.array([9, 9, 9], np.int32)
+    rows = np.concatenate([run.loader().indices(step, SamplingState(rates, seen)) for step in range(20)])
+    drugs = run.data.train.categories[rows, 1].mean()
+    assert drugs > 2 * run.data.train.categories[:, 1].mean()
+    assert np.isfinite(run.data.train.reference_logps).all()  # every row may come
+
+
+def test_sampling_by_category_refuses_data_without_categories(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, **RECIPES["sampling by category"])
+    rows = [row | {"categories": [], "rejected_unsafe": False} for row in tiny.pairs(22)]
+    tiny.write_pairs(tmp_path / "train.jsonl", rows)
+    with pytest.raises(ConfigError, match="data.sampling draws by category, but no training pair has one"):
+        prepare(parse_config(settings, "test"), tmp_path, ONE)
+
+
+def test_reference_covers_all_rows_that_a_sampler_draws(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, **RECIPES["sampling by category"])
+    run = prepare(parse_config(settings, "test"), tmp_path, ONE)
+    drawn = np.concatenate([run.loader().indices(step) for step in range(run.num_steps)])
+    assert np.isfinite(run.data.train.reference_logps[drawn]).all()
+
+
+def test_policy_mi_of_the_first_step_is_that_of_the_reference(tmp_path: Path) -> None:
+    states = []
+    for source in ("reference", "policy"):
+        settings = settings_of(tmp_path, loss={"name": "b_dpo"}, adaptive={"mi_source": source})
+        run = prepare(parse_config(settings, "test"), tmp_path / source, ONE)
+        states.append(host(train_steps(run, 1)[0].adaptive["balance"]))
+        assert run.data.train.mi.any() == (source == "reference")
+    chex.assert_trees_all_close(states[0], states[1], rtol=1e-4)
+    assert states[0].chosen_mi != 0
+
+
+@pytest.mark.parametrize("name", ["odpo", "madpo"])
+def test_loss_of_scores_reads_those_of_the_data(name: str, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, scores=True, loss={"name": name})
+    run = prepare(parse_config(settings, "test"), tmp_path, ONE)
+    assert run.loader().batch(0).scores.tolist() == [[1.5, -0.5]] * 8
+    _, sums = train_steps(run, 1)
+    assert np.isfinite(sums[0].loss)
+
+
+def test_loss_of_scores_refuses_data_without(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, loss={"name": "madpo"})
+    with pytest.raises(ConfigError, match="loss madpo reads a score of both responses in every pair"):
+        prepare(parse_config(settings, "test"), tmp_path, ONE)
+
+
+def test_odpo_refuses_a_chosen_score_below_the_rejected_one_or_skips_the_pair(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, loss={"name": "odpo"})
+    rows = [row | SCORES for row in tiny.pairs(22)]
+    rows[3] |= {"chosen_score": -2.0}
+    tiny.write_pairs(tmp_path / "train.jsonl", rows)
+    with pytest.raises(ConfigError, match=r"1 pairs have a chosen score below .*:4: -2.0 < -0.5"):
+        prepare(parse_config(settings, "test"), tmp_path, ONE)
+    settings["data"]["on_error"] = "skip"
+    assert len(prepare(parse_config(settings, "test"), tmp_path, ONE).data.train) == 21
+
+
+@pytest.mark.parametrize("mode", ["precomputed", "adapter_base"])
+def test_modpo_reads_the_rewards_of_its_margin_model(mode: str, tmp_path: Path) -> None:
+    stage1 = settings_of(tmp_path, loss={"name": "dpo"}, optimizer={"learning_rate": 0.05})
+    train(parse_config(stage1, "test"), tmp_path / "stage1", ONE)
+    loss = {"name": "modpo", "margin_model": str(tmp_path / "stage1"), "margin_beta": 0.2}
+    stage2 = settings_of(tmp_path, loss=loss, reference={"mode": mode})
+    run = prepare(parse_config(stage2, "test"), tmp_path / "stage2", ONE)
+    rewards = run.data.train.scores
+    gap = (rewards[:, 0] - rewards[:, 1]).mean()
+    after = json.loads((tmp_path / "stage1" / "evaluation" / "after.json").read_text())
+    assert gap > 0.01
+    assert after["overall"]["reward_gap"] > 0  # the margin model has learnt the same preference
+    _, sums = train_steps(run, 1)
+    # At the start both log-ratios are 0: the loss is that of the margins alone.
+    batch = run.loader().batch(0)
+    expected = np.logaddexp(0.0, batch.scores[:, 0] - batch.scores[:, 1])
+    np.testing.assert_allclose(sums[0].loss / 8, expected.mean(), rtol=1e-3)
