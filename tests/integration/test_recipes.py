@@ -87,7 +87,7 @@ def test_sampling_by_category_refuses_data_without_categories(tmp_path: Path) ->
     settings = settings_of(tmp_path, **RECIPES["sampling by category"])
     rows = [row | {"categories": [], "rejected_unsafe": False} for row in tiny.pairs(22)]
     tiny.write_pairs(tmp_path / "train.jsonl", rows)
-    with pytest.raises(ConfigError, match="data.sampling draws by category, but no training pair has one"):
+    with pytest.raises(ConfigError, match=r"data\.sampling draws by category, but no training pair has one"):
         prepare(parse_config(settings, "test"), tmp_path, ONE)
 
 
