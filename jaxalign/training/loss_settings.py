@@ -141,7 +141,11 @@ class BoundedDpoConfig(BetaSettings):
 
 
 class KtoConfig(BetaSettings):
-    """KTO on both rows of each pair, with the running estimate of the KL term."""
+    """KTO on both rows of each pair.
+
+    Its KL term is a running mean of the batch's own log-ratios: the paper's estimate, from responses to foreign
+    prompts, would cost one more forward pass of policy and reference.
+    """
 
     rules: ClassVar[tuple[str, ...]] = ("kl",)
     name: Literal["kto"]
