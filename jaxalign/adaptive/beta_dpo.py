@@ -202,5 +202,5 @@ def _keep(
     rank = jnp.argsort(jnp.argsort(-score))
     num_real = real.sum()
     fraction = scalar_like(distance, keep_fraction=config.keep_fraction)
-    num_kept = jnp.maximum(jnp.round(fraction * num_real.astype(fraction.dtype)), 1).astype(jnp.int32)
+    num_kept = jnp.maximum(jnp.round(fraction * num_real.astype(fraction.dtype)), 1).astype(rank.dtype)
     return ((rank < num_kept) & real).astype(distance.dtype)

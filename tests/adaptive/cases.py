@@ -191,7 +191,7 @@ def composite_case(**cases: Case) -> Case:
 CASES = {
     "margin_additive": margin_case(),
     "margin_multiplicative": margin_case(update="multiplicative"),
-    "margin_normalized": margin_case(normalize_mean=1.5),
+    "margin_normalized": margin_case(normalize_mean=1.5, step_size=3.0),  # steps over the bounds
     "margin_target_per_category": margin_case(target_rate="per category"),
     "margin_newest_rate_alone": margin_case(ema_rate=1.0),
     "balance": balance_case(),

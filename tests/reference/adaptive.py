@@ -3,6 +3,8 @@
 States are tuples in the order of the fields; the steps take a batch as arrays and skip pairs of weight 0.
 """
 
+import itertools
+
 import numpy as np
 
 
@@ -137,3 +139,16 @@ def keep_probabilities(gap, mean, std):
     """Of the first draw."""
     weights = np.exp(-0.5 * ((np.float64(gap) - mean) / std) ** 2)
     return weights / weights.sum()
+
+
+def inclusion_probabilities(probabilities, num_kept):
+    """That an item is among the first `num_kept` drawn without replacement, by going through all orders."""
+    included = np.zeros(len(probabilities))
+    for drawn in itertools.permutations(range(len(probabilities)), num_kept):
+        left, chance = 1.0, 1.0
+        for i in drawn:
+            chance *= probabilities[i] / left
+            left -= probabilities[i]
+        for i in drawn:
+            included[i] += chance
+    return included
