@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from typer.testing import CliRunner
 
+from jaxalign import adaptive, losses
 from jaxalign.cli import app
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
@@ -47,7 +48,7 @@ def test_loss_example_trains_and_its_margins_grow() -> None:
 
 def test_every_command_of_the_table_exists() -> None:
     commands = re.findall(r"^\| `jaxalign ([a-z]+(?: (?:check|sample))?)", README, re.MULTILINE)
-    assert len(set(commands)) == 7
+    assert len(set(commands)) == 8
     for command in set(commands):
         shown = CliRunner().invoke(app, [*command.split(), "--help"])
         assert shown.exit_code == 0, shown.output
@@ -61,5 +62,16 @@ def test_every_command_of_the_table_exists() -> None:
 
 def test_every_file_that_is_named_exists() -> None:
     root = Path(__file__).resolve().parents[1]
-    for path in re.findall(r"(?:launch|docs)/[a-z_]+\.(?:sh|md|sbatch)", README):
+    for path in re.findall(r"(?:launch|docs)/[a-z_/]+\.(?:sh|md|sbatch)", README):
         assert (root / path).exists(), path
+
+
+def test_every_loss_and_every_rule_is_listed() -> None:
+    table = README.split("| family | losses")[1].split("\n\n")[0]
+    listed = re.findall(r"`(\w+)`", "\n".join(table.splitlines()[2:]))
+    assert sorted(f"{name}_loss" for name in listed) == sorted(
+        name for name in losses.__all__ if name.endswith("_loss")
+    )
+    assert {name for name in adaptive.__all__ if name.endswith("_rule")} <= set(
+        re.findall(r"`(\w+_rule)`", README)
+    )
