@@ -24,10 +24,9 @@ def length_average(logps: jax.Array, **length: ArrayLike) -> jax.Array:
 def log1mexp(x: jax.Array) -> jax.Array:
     """log(1 - e^x) of x < 0, to the last digits for x near 0 and far below, with a finite gradient."""
     near_zero = x > -math.log(2.0)
-    # Each branch sees only numbers that it is exact for: an infinite slope in the unused one would give NaN.
-    small = jnp.where(near_zero, x, -1.0)
-    large = jnp.where(near_zero, -1.0, x)
-    return jnp.where(near_zero, jnp.log(-jnp.expm1(small)), jnp.log1p(-jnp.exp(large)))
+    # The second form must not see an x near 0: its slope is infinite there, and 0 times that is NaN.
+    far = jnp.where(near_zero, -1.0, x)
+    return jnp.where(near_zero, jnp.log(-jnp.expm1(x)), jnp.log1p(-jnp.exp(far)))
 
 
 def log_odds(average_logps: jax.Array) -> jax.Array:
