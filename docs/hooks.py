@@ -82,7 +82,7 @@ def allowed(field: FieldInfo) -> str:
         for key, words in BOUNDS.items()
         if getattr(bound, key, None) is not None
     ]
-    return " and ".join(bounds) or {float: "any number"}.get(field.annotation, "a path")
+    return " and ".join(bounds) or ("any number" if field.annotation is float else "a path")
 
 
 def meaning(name: str, option: str, field: FieldInfo) -> str:

@@ -4,14 +4,15 @@ Understands what the pages use: + - * / ^, implicit products, \\frac, \\sigma, \
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 DERIVATIVE = re.compile(r"\\frac\{\\partial L\}\{\\partial (\w+)\}")
 ABSOLUTE = re.compile(r"\|([^|]+)\|")
 TOKEN = re.compile(r"\d+\.?\d*|(?:\\[a-zA-Z]+|[a-zA-Z])(?:_(?:\{[^}]*\}|\w))?|[-+/^(){}\[\]<>,]")
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     r"\sigma": lambda x: 1 / (1 + np.exp(-x)),
     r"\log": np.log,
     r"\max": np.maximum,
@@ -86,7 +87,7 @@ class Expression:
 
     def leaf(self, token: str) -> np.ndarray:
         if token[0].isdigit():
-            return np.float64(token)
+            return np.array(float(token))
         if token not in self.symbols:
             raise ValueError(f"unknown symbol {token!r}; known: {sorted(self.symbols)}")
         return self.symbols[token]

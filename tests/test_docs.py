@@ -116,6 +116,10 @@ def test_documented_formula_and_gradient_are_what_jax_computes(loss):
         )
         gradients = dict(zip(names, pullback(jnp.ones_like(value)), strict=True))
     np.testing.assert_allclose(value, printed["L"], rtol=1e-9, atol=1e-12)
+    row = re.search(rf"^\| `{loss.removesuffix('_loss')}` \| \$(.*?)\$", TEXTS["index.md"], re.MULTILINE)
+    assert row, f"{loss} has no formula in the table of all losses"
+    in_table = evaluate(f"L = {row[1]}", printed)["L"]
+    np.testing.assert_allclose(value, in_table, rtol=1e-9, atol=1e-12, err_msg="table of all losses")
     for name, gradient in gradients.items():
         if name.startswith("reference"):
             continue  # a model that is never trained
