@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from jaxalign.cli import app
 from jaxalign.config import parse_config
+from jaxalign.hf.read import open_checkpoint
 from jaxalign.hf.staging import ExportError
 from jaxalign.run.export import export
 from jaxalign.run.merge import merge
@@ -41,7 +43,7 @@ def train_alone(settings: dict[str, Any], workdir: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs from one base model, by name, and the exports of their last steps in float32."""
     folder = tmp_path_factory.mktemp("merge")
-    kinds = {"adapter": (1, ADAPTER), "other_adapter": (2, ADAPTER), "full": (3, {})}
+    kinds = {"adapter": (1, ADAPTER), "rounded": (2, {**ADAPTER, "param_dtype": "bfloat16"}), "full": (3, {})}
     for name, (seed, model) in kinds.items():
         train_alone(settings(folder, seed, **model), folder / name)
         export(folder / name, folder / f"{name}_hf", dtype="f32")
@@ -58,7 +60,7 @@ def command(*words: object) -> Result:
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [("adapter", "other_adapter"), ("adapter", "full"), ("full", "other_adapter_hf"), ("model", "full")],
+    [("adapter", "rounded"), ("adapter", "full"), ("full", "rounded_hf"), ("model", "full")],
 )
 def test_merge_of_runs_is_the_mean_of_their_exports(folder: Path, tmp_path: Path, a: str, b: str) -> None:
     merge(folder / a, folder / b, tmp_path / "out", weight=0.3, dtype="f32")
@@ -84,14 +86,12 @@ def test_ends_are_the_exports_byte_for_byte(
 
 
 def test_adapter_trained_onto_a_rounded_base_is_merged_onto_it(folder: Path, tmp_path: Path) -> None:
-    train_alone(settings(folder, 5, **ADAPTER, param_dtype="bfloat16"), tmp_path / "rounded")
-    export(tmp_path / "rounded", tmp_path / "export", dtype="f32")
-    merge(tmp_path / "rounded", folder / "full", tmp_path / "out", weight=0.0, dtype="f32")
-    found, expected = weights(tmp_path / "out"), weights(tmp_path / "export")
+    merge(folder / "rounded", folder / "full", tmp_path / "out", weight=0.0, dtype="f32")
+    found, expected = weights(tmp_path / "out"), weights(folder / "rounded_hf")
     for name, value in found.items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
-    base = weights(folder / "model")
-    assert not np.array_equal(found["model.norm.weight"], base["model.norm.weight"])
+    norm = weights(folder / "model")["model.norm.weight"]
+    np.testing.assert_array_equal(found["model.norm.weight"], norm.astype(ml_dtypes.bfloat16).astype("f4"))
 
 
 def test_command_takes_steps_of_runs_and_the_card_names_them(folder: Path, tmp_path: Path) -> None:
@@ -121,13 +121,22 @@ def test_command_takes_steps_of_runs_and_the_card_names_them(folder: Path, tmp_p
 
 
 def test_merge_evaluates_like_any_other_model(folder: Path, tmp_path: Path) -> None:
-    merge(folder / "adapter", folder / "other_adapter", tmp_path / "out", weight=0.5)
+    merge(folder / "adapter", folder / "rounded", tmp_path / "out", weight=0.5)
     data = tmp_path / "data.yaml"
     data.write_text(yaml.safe_dump(settings(folder, 1)))
     words = ["evaluate", tmp_path / "out", "--data", data, "--reference", folder / "model"]
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, repr(result.exception)
     assert "2 pairs" in result.output
+
+
+@pytest.mark.slow
+def test_gguf_model_merged_with_its_own_export_stays_what_it_is(smollm2_gguf: Path, tmp_path: Path) -> None:
+    merge(smollm2_gguf, smollm2_gguf, tmp_path / "same", weight=0.3, dtype="f32")
+    merge(tmp_path / "same", smollm2_gguf, tmp_path / "again", weight=0.6, dtype="f32")
+    source = open_checkpoint(smollm2_gguf).source
+    for name, value in weights(tmp_path / "again").items():
+        np.testing.assert_array_equal(value, source.read(name, (...,)), err_msg=name)
 
 
 # What is refused

@@ -204,7 +204,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the shipped stages on tiny data, and a model."""
     folder = tmp_path_factory.mktemp("recipes")
     tiny.write_model(folder / "model")
-    tiny.write_pairs(folder / "train.jsonl", [pku_row(i) for i in range(16)])
+    tiny.write_pairs(folder / "train.jsonl", [pku_row(i) for i in range(16)])  # one batch
     tiny.write_pairs(folder / "heldout.jsonl", [pku_row(i) for i in range(100, 104)])
     for path in CONFIGS.glob("*po_stage?.yaml"):
         view = yaml.safe_load(path.read_text())["data"]["train"][0]["view"]
@@ -224,7 +224,7 @@ def run_recipe(recipe: str, folder: Path, target: Path, **environment: str) -> s
         "model.path": folder / "model",
         "model.dtype": "float32",
         "model.remat": "none",
-        "train": "{batch_size: 8, num_steps: 3}",
+        "train": "{batch_size: 16, num_steps: 3}",
         "optimizer": "{learning_rate: 0.01, schedule: constant}",
         "checkpoint.every_steps": 2,
         "evaluation": "{batch_size: 4}",
@@ -282,7 +282,14 @@ def test_modpo_trains_against_the_rewards_of_its_first_stage(small: Path, tmp_pa
     run_recipe("modpo.sh", small, tmp_path)
     manifest = json.loads((tmp_path / "stage2" / "manifest.json").read_text())
     assert manifest["config"]["loss"]["margin_model"].endswith("stage1")
-    assert list((tmp_path / "stage2").rglob("margin-*.safetensors"))
-    # With margins the loss does not start at ln 2.
-    assert abs(first_figures(tmp_path / "stage2")["loss"] - np.log(2)) > 1e-4
+    # At the start policy and reference are one, so that the loss is that of the rewards alone.
+    (margin,), (reference,) = (
+        (tmp_path / "stage2" / "reference").glob(f"{kind}-*.safetensors") for kind in ("margin", "train")
+    )
+    rewards = 0.1 * (load_file(margin)["logps"] - load_file(reference)["logps"]).astype(np.float64)
+    gaps = -0.5 / 0.5 * (rewards[:, 0] - rewards[:, 1])
+    assert np.abs(gaps).max() > 0.01
+    assert first_figures(tmp_path / "stage2")["loss"] == pytest.approx(
+        np.log1p(np.exp(-gaps)).mean(), abs=1e-5
+    )
     assert (tmp_path / "stage2" / "hf" / "model.safetensors").exists()
