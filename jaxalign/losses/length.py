@@ -6,7 +6,7 @@ Reference-free ones live in reference_free.py, the length-averaged IPO in square
 import jax
 from jax.typing import ArrayLike
 
-from jaxalign.arrays import constants_like, positive_like
+from jaxalign.arrays import constants_like, positive_like, scalar_like
 from jaxalign.losses.log_ratios import log_ratios
 from jaxalign.losses.numerics import length_average
 
@@ -24,8 +24,9 @@ def r_dpo_loss(
 ) -> jax.Array:
     """R-DPO: DPO with a margin proportional to the difference in length.
 
-    `loss = -log s(beta h - alpha (|w| - |l|))`. A longer chosen response has to win by more. With alpha = 0
-    or equal lengths this is DPO.
+    `loss = -log s(beta h - alpha (|w| - |l|))`. With alpha = 0 or equal lengths this is DPO. A positive alpha
+    makes a longer chosen response win by more; a negative one discounts what its length already explains, which
+    is the sign that follows from a reward with a penalty per token, `r - |alpha| |y|`. Descriptions of the method differ in it.
 
     Source: R-DPO, arXiv 2403.19159. No gradient flows into the lengths.
 
@@ -34,16 +35,16 @@ def r_dpo_loss(
       policy_rejected_logps: `[B]` the same of the rejected responses.
       reference_chosen_logps: `[B]` summed response log-probabilities under the reference, nats.
       reference_rejected_logps: `[B]` the same of the rejected responses.
-      chosen_length: `[B]` number of tokens of the chosen response; 0 counts as 1.
+      chosen_length: `[B]` number of tokens of the chosen response.
       rejected_length: `[B]` the same of the rejected response.
       beta: scalar, strength of the KL penalty, reward per nat.
-      alpha: scalar, reward per token of difference in length, at least 0.
+      alpha: scalar, reward per token of difference in length, of either sign.
 
     Returns:
       `[B]` loss per pair, not reduced; float64 if a log-probability is, else float32.
 
     Raises:
-      ValueError: if the shapes differ, beta is not positive or alpha is negative; names the argument.
+      ValueError: if the shapes differ or beta is not positive; names the argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,7 +59,7 @@ def r_dpo_loss(
     num_chosen, num_rejected = constants_like(
         chosen, chosen_length=chosen_length, rejected_length=rejected_length
     )
-    margin = positive_like(chosen, allow_zero=True, alpha=alpha) * (num_chosen - num_rejected)
+    margin = scalar_like(chosen, alpha=alpha) * (num_chosen - num_rejected)
     return -jax.nn.log_sigmoid(positive_like(chosen, beta=beta) * (chosen - rejected) - margin)
 
 

@@ -171,10 +171,12 @@ class BcoConfig(BetaSettings):
 
 
 class RDpoConfig(BetaSettings):
-    """R-DPO: a penalty on the difference of the lengths."""
+    """R-DPO: a margin by the difference of the lengths."""
 
     name: Literal["r_dpo"]
-    alpha: NonNegativeFloat = Field(default=0.02, description="penalty per token, units of reward")
+    alpha: float = Field(
+        default=0.02, description="margin per token, units of reward; negative: a penalty on length"
+    )
 
 
 class SigmoidNormConfig(LossSettings):

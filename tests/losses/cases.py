@@ -344,9 +344,8 @@ CASES = {
         losses.r_dpo_loss,
         reference.r_dpo,
         BETA | {"alpha": 0.02},
-        [({}, 0.593650)],
+        [({}, 0.593650), ({"alpha": -0.02}, 0.558563)],
         constants=LENGTHS[:2],
-        refused={"alpha": (-0.02,)},
     ),
     "sigmoid_norm": Case(
         losses.sigmoid_norm_loss, reference.sigmoid_norm, BETA, [({}, 0.678875)], constants=LENGTHS[:2]
