@@ -6,7 +6,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-SHELL_FILES := $(wildcard launch/*.sh launch/*.sbatch) .ci/run
+SHELL_FILES := $(wildcard launch/*.sh launch/*.bash launch/*.sbatch) .ci/run
 
 .PHONY: help quickstart test test-slow check docs figures format clean
 
