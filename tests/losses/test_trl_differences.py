@@ -80,14 +80,18 @@ def test_discopop_of_trl_is_nan_in_float32_from_a_gap_of_minus_89_and_ours_is_fi
     np.testing.assert_allclose(call(losses.discopop_loss, pairs, dtype=jnp.float32, beta=0.1), [90.0])
 
 
-def test_apo_zero_of_trl_loses_its_tail_in_float32_and_ours_keeps_it():
-    pairs = pairs_of(200.0, -1000.0)  # a reward of 20, past the float32 nearest to 1
-    theirs = trl_losses.dpo(pairs, "apo_zero", beta=0.1)
-    assert theirs.value == 0
-    assert (theirs.gradient == 0).all()
-    np.testing.assert_allclose(
-        call(losses.apo_zero_loss, pairs, dtype=jnp.float32, beta=0.1), [np.exp(-20.0)], rtol=1e-5
-    )
+@pytest.mark.parametrize(
+    ("loss_type", "loss", "pair", "theirs", "ours"),
+    [  # a tail of s(-20) is lost where TRL computes it as 1 - s(20)
+        ("apo_zero", losses.apo_zero_loss, (200.0, -200.0), 1, 2),
+        ("apo_down", losses.apo_down_loss, (-200.0, -400.0), 1, 2),
+    ],
+)
+def test_apo_of_trl_loses_a_tail_in_float32_and_ours_keeps_it(loss_type, loss, pair, theirs, ours):
+    pairs, tail = pairs_of(*pair), 1 / (1 + np.exp(20.0))
+    value = trl_losses.dpo(pairs, loss_type, beta=0.1).value
+    np.testing.assert_allclose(value, theirs * tail, rtol=1e-5)
+    np.testing.assert_allclose(call(loss, pairs, dtype=jnp.float32, beta=0.1), [ours * tail], rtol=1e-5)
 
 
 # CPOTrainer and ORPOTrainer
@@ -251,6 +255,17 @@ def test_kl_of_trl_is_the_mean_of_its_batch_and_our_rule_keeps_the_same_mean(sig
     assert kl == (0.375 if sign > 0 else 0.0)  # a negative estimate counts as 0 in both
     ours = call(losses.kto_loss, rows, RESPONSES, beta=0.1, kl=float(kl))
     np.testing.assert_allclose(ours.mean(), theirs, rtol=1e-13)
+
+
+def test_kto_of_trl_has_no_gradient_in_float32_from_a_reward_of_17_on_and_ours_has():
+    rows = responses_of(pairs_of(200.0, 200.0))
+    rows["desirable"][:] = 1.0
+    theirs = trl_losses.kto(rows, "kto", beta=0.1)
+    assert theirs.value == 0
+    assert (theirs.gradient == 0).all()
+    rest = [jnp.asarray(rows[name]) for name in RESPONSES[1:]]
+    slope = jax.grad(lambda logps: losses.kto_loss(logps, *rest, beta=0.1, kl=0.0).sum())
+    np.testing.assert_allclose(slope(jnp.asarray(rows["policy_logps"])), -0.1 * np.exp(-20.0), rtol=1e-5)
 
 
 def test_broken_response_vanishes_from_the_mean_of_trl_s_kto_and_shows_in_ours():

@@ -104,6 +104,7 @@ def without_reference(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array
         of_tokens = (chosen_length, rejected_length) if lengths else ()
         return loss(policy_chosen_logps, policy_rejected_logps, zero, zero, *of_tokens, **scalars)
 
+    of_policy.__name__ = loss.__name__
     return of_policy
 
 
