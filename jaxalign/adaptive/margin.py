@@ -124,7 +124,7 @@ class MarginState:
 def margin_rule(config: MarginConfig) -> AdaptiveRule[MarginState, CategoryStats, jax.Array]:
     """Raise the margin of a category while it is violated more often than its target, else lower it.
 
-    For every category k with pairs in the statistics::
+    For every category k with pairs in the statistics:
 
         v_k <- (1 - a) v_k + a violations_k / pairs_k            first sighting: the rate itself
         m_k <- clip(m_k + eta (v_k - eps_k), minimum, maximum)   additive

@@ -26,7 +26,8 @@ def r_dpo_loss(
 
     `loss = -log s(beta h - alpha (|w| - |l|))`. With alpha = 0 or equal lengths this is DPO. A positive alpha
     makes a longer chosen response win by more; a negative one discounts what its length already explains, which
-    is the sign that follows from a reward with a penalty per token, `r - |alpha| |y|`. Descriptions of the method differ in it.
+    is the sign that follows from a reward with a penalty per token, `r - |alpha| |y|`. Descriptions of the
+    method differ in it.
 
     Source: R-DPO, arXiv 2403.19159. No gradient flows into the lengths.
 
@@ -77,8 +78,8 @@ def sigmoid_norm_loss(
 
     `loss = -log s(beta (D_w/|w| - D_l/|l|))`. With both lengths 1 this is DPO.
 
-    Source: DPO, arXiv 2305.18290, with log-ratios averaged over tokens; TRL calls it sigmoid_norm. No
-    gradient flows into the lengths.
+    Source: the length-normalised DPO of Tulu 3, arXiv 2411.15124, which TRL calls sigmoid_norm. No gradient
+    flows into the lengths.
 
     Args:
       policy_chosen_logps: `[B]` summed response log-probabilities under the policy, nats.
