@@ -1,7 +1,7 @@
 """Sixteen settings of the margin rule trained at once: the whole training run is a function under `jax.vmap`.
 
-The policy is one table of logits per category; category 1 is harder, as its responses differ in a single token.
-Rows and columns of the printed tables are settings, each entry is a training run of its own.
+Responses are abstract tokens, and every safe token has an unsafe twin. An unsafe response of the easy category is
+made of twins, one of the hard category holds a single twin. Each entry of the printed tables is a training run.
 """
 
 import jax
@@ -13,10 +13,11 @@ from jaxalign.losses import cat_dpo_loss
 BETA, PAIRS, LENGTH, SAFE_TOKENS, STEPS = 0.1, 64, 6, 8, 200
 STEP_SIZES = jnp.array([0.01, 0.02, 0.05, 0.1])
 TARGET_RATES = jnp.array([0.05, 0.1, 0.2, 0.4])
+State = tuple[jax.Array, adaptive.MarginState]  # the policy, a table of logits [2, V], and the margins
 
 
 def sample_pairs(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Categories `[B]` and response tokens `[2, B, T]`: chosen and, with unsafe twins of its tokens, rejected."""
+    """Categories `[B]` and tokens `[2, B, T]` of the chosen and the rejected responses."""
     category_key, token_key = jax.random.split(key)
     category = jax.random.randint(category_key, (PAIRS,), 0, 2)
     safe = jax.random.randint(token_key, (PAIRS, LENGTH), 0, SAFE_TOKENS)
@@ -32,9 +33,8 @@ def train(step_size: jax.Array, target_rate: jax.Array) -> tuple[jax.Array, jax.
         )
     )
 
-    def train_step(carry, key):
-        table, margins = carry  # logits [2, V] and the state of the rule
-        category, tokens = sample_pairs(key)
+    def train_step(state: State, key: jax.Array) -> tuple[State, tuple[jax.Array, jax.Array]]:
+        (table, margins), (category, tokens) = state, sample_pairs(key)
         categories = jax.nn.one_hot(category, 2)
         margin = adaptive.pair_margins(rule.value(margins), categories)
         safe, unsafe = jnp.zeros(PAIRS), jnp.ones(PAIRS)
