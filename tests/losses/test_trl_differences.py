@@ -66,10 +66,13 @@ def test_sigmoid_of_trl_ignores_label_smoothing_and_cdpo_has_it():
     assert (call(losses.cdpo_loss, pairs, beta=0.1, label_smoothing=0.1) != theirs).all()
 
 
-def test_aot_of_trl_can_smooth_labels_and_ours_never_does():
+@pytest.mark.parametrize(
+    ("loss_type", "loss"), [("aot", losses.aot_loss), ("aot_unpaired", losses.aot_unpaired_loss)]
+)
+def test_aot_of_trl_can_smooth_labels_and_ours_never_does(loss_type, loss):
     pairs = random_pairs()
-    smoothed = trl_losses.dpo(pairs, "aot", beta=0.1, label_smoothing=0.1).value
-    assert abs(smoothed - call(losses.aot_loss, pairs, beta=0.1).mean()) > 0.01
+    smoothed = trl_losses.dpo(pairs, loss_type, beta=0.1, label_smoothing=0.1).value
+    assert abs(smoothed - call(loss, pairs, beta=0.1).mean()) > 0.01
 
 
 def test_discopop_of_trl_is_nan_in_float32_from_a_gap_of_minus_89_and_ours_is_finite():
