@@ -139,7 +139,9 @@ def group_dro_case(step_size: float) -> Case:
             ),
         ),
         lambda state, value: (
-            inside(state.weight, 1e-38, 1) and inside(state.weight.sum(), 1, 1) and inside(value, 0, np.inf)
+            inside(state.weight, np.finfo(np.float32).tiny, 1)
+            and inside(state.weight.sum(), 1, 1)
+            and inside(value, 0, np.inf)
         ),
     )
 
@@ -278,7 +280,8 @@ def leaves(tree: Any) -> list[np.ndarray]:
 def inside(values: Any, least: float, most: float) -> bool:
     """Whether all values lie between the bounds, to rounding, and none is NaN."""
     slack = 1e-5 * np.nan_to_num(np.abs([least, most]), posinf=0.0, neginf=0.0)
-    return bool(np.all((values >= least - slack[0]) & (values <= most + slack[1])))
+    wide = np.asarray(values, np.float64)
+    return bool(np.all((wide >= least - slack[0]) & (wide <= most + slack[1])))
 
 
 def added(left: Any, right: Any) -> Any:

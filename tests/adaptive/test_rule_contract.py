@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxalign import adaptive
 from tests.adaptive.cases import (
+    CASES,
     B,
     assert_close,
     assert_identical,
@@ -15,6 +17,11 @@ from tests.adaptive.cases import (
     stack,
     unstack,
 )
+
+
+def test_every_public_rule_is_in_the_table():
+    names = {name.removesuffix("_rule") for name in adaptive.__all__ if name.endswith("_rule")}
+    assert {name for name in names if not any(case.startswith(name) for case in CASES)} == set()
 
 
 @law
