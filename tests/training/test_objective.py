@@ -190,6 +190,16 @@ def test_violation_is_that_of_the_plain_gap_whatever_the_loss_weights(name, temp
     assert 0 < float(plain.violation.sum()) < len(batch.weight)
 
 
+def test_weights_leave_the_margin_update_as_it_is(policy, batch):
+    margins = []
+    for name in ("cat_dpo", "cat_b_dpo"):
+        state = adapted(name, policy, batch)
+        assert (np.asarray(terms_of(name, policy, batch, state).chosen_weight) != 1).any() == ("_b_" in name)
+        margins.append(jax.tree.leaves(state["margin"]))
+    for plain, weighted in zip(*margins, strict=True):
+        np.testing.assert_array_equal(plain, weighted)
+
+
 def test_violation_reads_threshold_and_temperature(policy, batch):
     soft = terms_of("dpo", policy, batch, violation=ViolationConfig(threshold=0.2, temperature=0.5))
     gap = np.asarray(soft.reward_gap, np.float64)
