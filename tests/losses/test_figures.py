@@ -23,6 +23,7 @@ def test_page_quotes_the_counts():
     }, REMEDY
 
 
+@pytest.mark.slow  # half a minute, and the laws bound the same deviations
 @trl_losses.NEEDED
 def test_page_quotes_deviations_that_hold():
     rows, found = quoted_rows(), figures()
