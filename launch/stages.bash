@@ -41,14 +41,13 @@ step() {
   return "$status"
 }
 
-# RUN CONFIG [arguments]: trains in the workdir RUN to the last step.
+# RUN CONFIG [arguments]: trains in the workdir RUN to the last step; a run that was stopped exits with 0 too.
 train() {
   local run=$1 config=$2
   shift 2
   step jaxalign train "$config" --workdir "$run" "$@"
-  $dry_run || [[ -e $run/evaluation/after.json ]] || {
-    echo "$run has no held-out figures of its last step: if it was stopped, run the same line again; if $config" \
-      "has no held-out data, give it some" >&2
+  $dry_run || [[ -e $run/finished.json ]] || {
+    echo "$run has not come to its last step; run the same line again to go on" >&2
     exit 1
   }
 }

@@ -25,6 +25,9 @@ from jaxalign.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
+FINISHED = "finished.json"
+"""A file in the workdir that tells scripts that the run is at its last step, with its checkpoint and figures."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
@@ -50,6 +53,7 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
             manifest = with_resumption(old, manifest)
         if is_main_process():
             write_json(workdir / "manifest.json", manifest)
+            (workdir / FINISHED).unlink(missing_ok=True)
             (workdir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         state = _start(run, checkpointer)
         before = _report_before(run, state, workdir)
@@ -58,6 +62,8 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
         after = _report(run, state) if finished else None
         if after is not None and is_main_process():
             write_json(workdir / "evaluation" / "after.json", after.as_dict())
+    if finished and is_main_process():  # here the last checkpoint is complete
+        write_json(workdir / FINISHED, {"step": step})
     return TrainResult(step, finished, before, after)
 
 

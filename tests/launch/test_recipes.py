@@ -13,13 +13,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from jaxalign.config import load_config, parse_config
 from jaxalign.data.schema import PKU_CATEGORIES
+from jaxalign.run.train import train
 from tests import tiny
+from tests.integration.test_resume import train_until
 from tests.launch.test_launch_scripts import LAUNCH, OVERRIDES, launch, printed_commands, stand_in
 
 CONFIGS = LAUNCH.parent / "configs" / "baselines"
@@ -29,7 +33,7 @@ LEAVE_FILES = """
 printf '%q ' "$@" >> "$RECORD"; echo >> "$RECORD"
 while (( $# )); do
   case $1 in
-    --workdir) mkdir -p "$2/evaluation"; touch "$2/evaluation/after.json";;
+    --workdir) mkdir -p "$2"; touch "$2/finished.json";;
     --output) mkdir -p "$2";;
   esac
   shift
@@ -128,8 +132,34 @@ def test_second_stage_does_not_start_from_an_unfinished_first(
     stand_in(bin_dir / "jaxalign", 'echo "$@" >> "$RECORD"\n')
     result = launch(recipe, tmp_path / "run")
     assert result.returncode == 1
-    assert "/run/stage1 has no held-out figures of its last step: if it was stopped, run" in result.stderr
+    assert "/run/stage1 has not come to its last step; run the same line again to go on" in result.stderr
     assert len(calls(tmp_path)) == 1
+
+
+def test_stage_is_finished_at_its_last_step_with_or_without_held_out_data(
+    bin_dir: Path, tmp_path: Path
+) -> None:
+    """What real runs leave is what the recipe goes by."""
+    folder, devices = tmp_path / "run", jax.devices()[:1]
+    stand_in(bin_dir / "jaxalign", 'echo "$@" >> "$RECORD"\n')
+    settings = tiny.run_settings(tmp_path, num_train=8, num_heldout=2, train={"num_steps": 2})
+    train(parse_config(settings, "test"), folder / "stage1", devices)
+    del settings["data"]["heldout"]
+    with pytest.MonkeyPatch.context() as patch:
+        assert not train_until(1, settings, folder / "stage2", patch).finished
+    stopped = launch("modpo.sh", folder)
+    assert stopped.returncode == 1
+    assert "/run/stage2 has not come to its last step; run the same line again" in stopped.stderr
+    train(parse_config(settings, "test"), folder / "stage2", devices)
+    assert not (folder / "stage2" / "evaluation").exists()
+    result = launch("modpo.sh", folder)
+    assert result.returncode == 0, result.stderr
+    assert [words[0] for words in calls(tmp_path)] == ["train"] * 4 + ["export"]
+
+
+def test_modpo_configurations_agree_in_their_dtypes() -> None:
+    first, second = (load_config(CONFIGS / f"modpo_stage{stage}.yaml").model for stage in (1, 2))
+    assert (first.dtype, first.param_dtype) == (second.dtype, second.param_dtype)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
