@@ -1,6 +1,5 @@
 """`jaxalign train --dry-run`: everything that can be checked without training, and for pods that are not here."""
 
-import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,12 @@ from jaxalign.parallel import device_bytes, tree_shardings
 from jaxalign.parallel.mesh import abstract_mesh
 from jaxalign.run.checks import check_context, check_sampling, check_vocabulary, usable_scores
 from jaxalign.run.data import load_data, load_tokenizer
+from jaxalign.run.manifest import model_fingerprint
+from jaxalign.run.margin_model import check_margin_model, margin_model_bytes
 from jaxalign.run.policy import Policy, longest_response, make_policy
 from jaxalign.run.setup import count_steps, row_length
 from jaxalign.run.workdir import run_to_resume
+from jaxalign.training.loss_settings import ModpoConfig
 from jaxalign.training.optimizer import make_optimizer, make_schedule
 from jaxalign.training.state import init_state, state_shardings, widened
 
@@ -29,7 +31,8 @@ GIB = 2**30
 def dry_run(config: Config, workdir: Path, console: Console) -> None:
     """Check workdir, configuration, model, data, mesh and memory, and show a few pairs as the model will see them.
 
-    Raises what training would raise before its first step, but for what only the weights can show.
+    No weights are loaded: numbers that are not finite, a policy that is not its reference, and a reference.file that
+    is missing or of something else are seen by training alone. Raises as `prepare` does.
     """
     resumed = run_to_resume(config, workdir)
     num_devices = config.mesh.num_devices() or jax.device_count()
@@ -45,6 +48,9 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
 
     checkpoint.check(policy.decoder.abstract_params())
     show_pairs(data.train, tokenizer, console)
+    if isinstance(config.loss, ModpoConfig):
+        fingerprint = model_fingerprint(checkpoint)
+        check_margin_model(config.loss.margin_model, config.model, checkpoint, tokenizer, fingerprint)
     steps = count_steps(config, len(data.train))
     console.print(f"{steps} steps of {config.train.batch_size} pairs, rows of {length} tokens")
     shape = dict(zip(("data", "fsdp", "tensor"), config.mesh.shape(num_devices), strict=True))
@@ -56,7 +62,7 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
     console.print(memory_table(config, policy, num_devices, steps, length))
     if resumed is not None:
         console.print(f"{workdir} holds a run that would be resumed", markup=False)
-    console.print("the configuration can run; nothing was trained")
+    console.print("nothing was found that keeps the configuration from running; nothing was trained")
 
 
 def show_pairs(dataset: TokenizedDataset, tokenizer: Any, console: Console) -> None:
@@ -81,7 +87,7 @@ def memory_estimate(
     """Bytes per device by purpose; state is exact, activations are an estimate."""
     mesh = abstract_mesh(config.mesh, num_devices)
     decoder = policy.decoder
-    base, trainable = decoder.abstract_params(), policy.abstract_trainable()
+    trainable = policy.abstract_trainable()
     shardings = tree_shardings(policy.trainable_dims(), trainable, mesh)
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, num_steps))
     adaptive = config.make_objective().init()
@@ -89,7 +95,7 @@ def memory_estimate(
     placed = state_shardings(state, shardings, optimizer, mesh)
     frozen = 0
     if decoder.lora is not None or config.reference.mode == "online":
-        frozen = device_bytes(base, tree_shardings(decoder.logical_dims(), base, mesh))
+        frozen = _base_bytes(config, policy, num_devices)
     *parts, tensor = config.mesh.shape(num_devices)
     rows = 2 * config.micro_batch_size() // math.prod(parts)
     return {
@@ -122,20 +128,37 @@ def _activation_bytes(config: Config, policy: Policy, rows: int, length: int, te
 
 
 def memory_table(config: Config, policy: Policy, num_devices: int, num_steps: int, length: int) -> Table:
-    """The estimate as a table, with the device's capacity where it is known."""
+    """The estimate as a table, with the device's capacity where it is known.
+
+    A margin model is on the devices before training alone, beside the base model: no part of the sum.
+    """
     estimate = memory_estimate(config, policy, num_devices, num_steps, length)
     table = Table(title="Memory per device")
+    needed = sum(estimate.values())
+    rows = [*estimate.items(), ("sum", needed)]
+    if isinstance(config.loss, ModpoConfig):
+        before = _base_bytes(config, policy, num_devices)
+        before += margin_model_bytes(config.loss.margin_model, config.model, num_devices)
+        rows.append(("before training: base and margin model", before))
+        needed = max(needed, before)
     table.add_column("what")
     table.add_column("GiB", justify="right")
-    for name, size in itertools.chain(estimate.items(), [("sum", sum(estimate.values()))]):
+    for name, size in rows:
         table.add_row(name, f"{size / GIB:.3f}")
     stats = jax.local_devices()[0].memory_stats()
     if stats is not None and "bytes_limit" in stats and num_devices == jax.device_count():
         table.add_row("capacity", f"{stats['bytes_limit'] / GIB:.3f}")
-        if sum(estimate.values()) > stats["bytes_limit"]:
+        if needed > stats["bytes_limit"]:
             raise ConfigError(
-                f"about {sum(estimate.values()) / GIB:.1f} GiB per device are needed, "
+                f"about {needed / GIB:.1f} GiB per device are needed, "
                 f"{stats['bytes_limit'] / GIB:.1f} are there; raise mesh.fsdp or train.num_micro_batches, "
                 "or set model.remat: full"
             )
     return table
+
+
+def _base_bytes(config: Config, policy: Policy, num_devices: int) -> int:
+    """Bytes of the base model on one device."""
+    base = policy.decoder.abstract_params()
+    mesh = abstract_mesh(config.mesh, num_devices)
+    return device_bytes(base, tree_shardings(policy.decoder.logical_dims(), base, mesh))

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,22 +97,31 @@ def visited_rows(loader: PairLoader, num_steps: int) -> np.ndarray:
 
 
 def cached_arrays(
-    path: Path, ingredients: dict[str, Any], num_pairs: int, *, required: bool
+    path: Path,
+    ingredients: dict[str, Any],
+    num_pairs: int,
+    *,
+    required: bool,
+    names: Sequence[str] = ("logps", "mi"),
+    what: str = "reference",
 ) -> dict[str, np.ndarray] | None:
-    """The arrays of an earlier pass, None without one. Process 0 reads (the disk may not be shared)."""
+    """The arrays `names` of an earlier pass, None without one. Process 0 reads (the disk may not be shared).
+
+    Messages call them `what`. A file that is `required`, which reference.file has named, must fit.
+    """
     arrays = None
     if is_main_process() and (required or path.exists()):
+        remedy = "remove reference.file" if required else "delete it"
         try:
-            arrays = read_reference(path, ingredients, num_pairs)
+            arrays = read_reference(path, ingredients, num_pairs, names=names, what=what, remedy=remedy)
         except ReferenceMismatchError as error:
             if required:
                 raise
-            log.warning("computed again, as the cached reference cannot be used: %s", error)
+            log.warning("computed again, as the cached %s cannot be used: %s", what, error)
     if agree_on_text(str(arrays is not None)) == "False":
         return None
-    log.info("reference log-probs from %s", path)
+    log.info("%s: read from %s", what, path)
     if jax.process_count() == 1:
         return arrays
-    shape = (num_pairs, 2)
-    arrays = arrays or {name: np.zeros(shape, np.float32) for name in ("logps", "mi")}
+    arrays = arrays or {name: np.zeros((num_pairs, 2), np.float32) for name in names}
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(arrays))

@@ -36,7 +36,7 @@ from jaxalign.run.checks import (
 )
 from jaxalign.run.data import RunData, load_data, load_tokenizer
 from jaxalign.run.manifest import model_fingerprint
-from jaxalign.run.margin_model import margin_model_fingerprint, margin_rewards
+from jaxalign.run.margin_model import check_margin_model, margin_model_fingerprint, margin_rewards
 from jaxalign.run.policy import LogpsPass, Policy, longest_response, make_policy
 from jaxalign.run.reference import reference_ingredients, visited_rows, with_reference
 from jaxalign.training.logps import PairLogpsFn, without_prompts
@@ -126,15 +126,17 @@ def prepare(
     policy = make_policy(config.model, checkpoint.config, mesh, longest_response(*data.splits.values()))
 
     base_shardings = tree_shardings(policy.decoder.logical_dims(), policy.decoder.abstract_params(), mesh)
+    fingerprints = _fingerprints(checkpoint, tokenizer, data)
+    if isinstance(config.loss, ModpoConfig):
+        check_margin_model(
+            config.loss.margin_model, config.model, checkpoint, tokenizer, fingerprints["model"]
+        )
     log.info("loading the model from %s", config.model.path)
     base = checkpoint.load_params(policy.decoder.abstract_params(), base_shardings, config.model.param_dtype)
-    fingerprints = _fingerprints(checkpoint, tokenizer, data)
     data = _with_references(config, data, policy, base, mesh, fingerprints, length, num_steps, workdir)
     if isinstance(config.loss, ModpoConfig):
         cache_dir = config.reference.cache_dir or workdir / "reference"
-        data = _with_margin_rewards(
-            config, config.loss, data, checkpoint, tokenizer, fingerprints, length, cache_dir
-        )
+        data = _with_margin_rewards(config, config.loss, data, fingerprints, length, cache_dir)
 
     objective = config.make_objective()
     schedule = make_schedule(config.optimizer, num_steps)
@@ -254,23 +256,16 @@ def _with_margin_rewards(
     config: Config,
     loss: ModpoConfig,
     data: RunData,
-    checkpoint: Checkpoint,
-    tokenizer: Any,
     fingerprints: dict[str, Any],
     length: int,
     cache_dir: Path,
 ) -> RunData:
     """The training pairs with the margin model's rewards as their scores."""
     fingerprints["margin model"] = margin_model_fingerprint(loss.margin_model)
-    assert data.train.reference_logps is not None  # the reference pass goes over pairs with margin rewards
     rewards = margin_rewards(
-        loss.margin_model,
-        loss.margin_beta,
+        loss,
         data.train,
-        data.train.reference_logps,
-        tokenizer=tokenizer,
-        checkpoint=checkpoint,
-        fingerprint=fingerprints["model"],
+        fingerprint=fingerprints["margin model"],
         numerics=config.model,
         length=length,
         batch_size=_evaluation_batch(config),

@@ -1,12 +1,13 @@
 """The reference pass: log-probs and mutual information of every response under the frozen reference, kept on disk.
 
-The file is found by a hash of everything that its figures depend on, so a stale one is never used.
+The file is found by a hash of everything that its figures depend on, so a stale one is never used. Other passes over
+the training pairs keep their log-probs in files of the same form.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,35 +85,40 @@ def compute_reference(
     return {"logps": logps, "mi": mutual_information(logps, passes["without"], dataset.lengths[:, 1:])}
 
 
-def read_reference(path: Path, ingredients: dict[str, Any], num_pairs: int) -> dict[str, np.ndarray]:
-    """The arrays of an earlier pass.
+def read_reference(
+    path: Path,
+    ingredients: dict[str, Any],
+    num_pairs: int,
+    *,
+    names: Sequence[str] = ("logps", "mi"),
+    what: str = "reference",
+    remedy: str = "delete it",
+) -> dict[str, np.ndarray]:
+    """The arrays `names` of an earlier pass, each [num_pairs, 2]; messages call it `what` and advise the `remedy`.
 
     Raises ReferenceMismatchError for a damaged file, else naming each ingredient that differs; FileNotFoundError.
     """
     try:
+    remedy = f"{remedy} to compute the {what} again"
         with safe_open(path, framework="numpy") as file:
             found = json.loads((file.metadata() or {}).get("ingredients", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (FileNotFoundError, PermissionError):
         raise
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ReferenceMismatchError(
-            f"{path} is not a whole reference file ({error}); delete it to compute the reference again"
-        ) from error
+        raise ReferenceMismatchError(f"{path} is not a whole {what} file ({error}); {remedy}") from error
     differing = sorted(
         name for name in found.keys() | ingredients.keys() if found.get(name) != ingredients.get(name)
     )
     if differing:
         lines = [f"{name}: file has {found.get(name)}, run has {ingredients.get(name)}" for name in differing]
         raise ReferenceMismatchError(
-            f"{path} holds the reference of something else; remove reference.file to compute it again\n  "
-            + "\n  ".join(lines)
+            f"{path} holds the {what} of something else; {remedy}\n  " + "\n  ".join(lines)
         )
     shapes = {name: array.shape for name, array in arrays.items()}
-    if shapes != {"logps": (num_pairs, 2), "mi": (num_pairs, 2)}:
-        raise ReferenceMismatchError(
-            f"{path} holds {shapes}, expected logps and mi of shape ({num_pairs}, 2); delete it"
-        )
+    if shapes != dict.fromkeys(names, (num_pairs, 2)):
+        expected = f"{' and '.join(names)} of shape ({num_pairs}, 2)"
+        raise ReferenceMismatchError(f"{path} holds {shapes}, expected {expected}; {remedy}")
     return arrays
 
 

@@ -1,23 +1,28 @@
 """Margin rewards of MODPO: the values against torch, which rows get one, the cache, and what is refused."""
 
+import dataclasses
 import json
+import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from jaxalign.config import Config, ConfigError, parse_config
 from jaxalign.data.dataset import TokenizedDataset
-from jaxalign.hf.read import open_checkpoint
 from jaxalign.run.data import load_split, load_tokenizer
+from jaxalign.run.dry_run import dry_run
 from jaxalign.run.export import export
 from jaxalign.run.load import load_model
-from jaxalign.run.margin_model import margin_model_fingerprint, margin_rewards
+from jaxalign.run.margin_model import margin_model_bytes, margin_model_fingerprint, margin_rewards
 from jaxalign.run.policy import LogpsPass, Policy, longest_response
+from jaxalign.run.setup import prepare
 from jaxalign.run.train import train
 from tests import tiny
 
@@ -25,16 +30,21 @@ LENGTH = 96
 MARGIN_BETA = 0.25
 
 
-def settings(folder: Path) -> dict[str, Any]:
+def settings(folder: Path, **sections: Any) -> dict[str, Any]:
+    sections.setdefault("loss", {"name": "dpo", "beta": 0.1})
     return tiny.run_settings(
         folder,
         num_train=9,
         num_heldout=2,
         model={"lora": {"rank": 2, "alpha": 64.0, "targets": ["query", "down"]}},
-        loss={"name": "dpo", "beta": 0.1},
         optimizer={"learning_rate": 0.05},
         train={"num_steps": 4},
+        **sections,
     )
+
+
+def modpo(path: Path, margin_beta: float = MARGIN_BETA) -> dict[str, Any]:
+    return {"name": "modpo", "margin_model": str(path), "margin_beta": margin_beta}
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +79,23 @@ def reference(folder: Path, dataset: TokenizedDataset) -> np.ndarray:
 
 
 def rewards(
-    folder: Path, path: Path, dataset: TokenizedDataset, reference: np.ndarray, cache: Path, **changes: Any
+    folder: Path,
+    path: Path,
+    dataset: TokenizedDataset,
+    reference: np.ndarray,
+    cache: Path,
+    margin_beta: float = MARGIN_BETA,
 ) -> np.ndarray:
-    parsed, checkpoint = config(folder), open_checkpoint(folder / "model")
-    options = {
-        "tokenizer": checkpoint.load_tokenizer(),
-        "checkpoint": checkpoint,
-        "fingerprint": checkpoint.fingerprint(),
-        "numerics": parsed.model,
-        "length": LENGTH,
-        "batch_size": 3,
-        "cache_dir": cache,
-    }
-    beta = changes.pop("margin_beta", MARGIN_BETA)
-    return margin_rewards(path, beta, dataset, reference, **(options | changes))
+    parsed = parse_config(settings(folder, loss=modpo(path, margin_beta)), "margin")
+    return margin_rewards(
+        parsed.loss,
+        dataclasses.replace(dataset, reference_logps=reference),
+        fingerprint=margin_model_fingerprint(path),
+        numerics=parsed.model,
+        length=LENGTH,
+        batch_size=3,
+        cache_dir=cache,
+    )
 
 
 def torch_logps(directory: Path, dataset: TokenizedDataset) -> np.ndarray:
@@ -145,6 +158,38 @@ def _shifted(file: Path, amount: float) -> Path:
     return file
 
 
+def test_rewards_of_the_batch_grow_with_margin_beta_and_not_with_beta(folder: Path, tmp_path: Path) -> None:
+    batches = []
+    for beta, margin_beta in ((0.1, 0.25), (0.1, 0.5), (0.4, 0.5)):
+        loss = {**modpo(folder / "run", margin_beta), "beta": beta}
+        parsed = parse_config(settings(folder, loss=loss), "margin")
+        batches.append(prepare(parsed, tmp_path, jax.devices()[:1]).loader().batch(0).scores)
+    assert np.abs(batches[0]).max() > 0.1
+    np.testing.assert_array_equal(batches[1], 2 * batches[0])
+    np.testing.assert_array_equal(batches[2], batches[1])
+
+
+def test_damaged_cache_is_called_what_it_is_and_computed_again(
+    folder: Path,
+    dataset: TokenizedDataset,
+    reference: np.ndarray,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    once = rewards(folder, folder / "run", dataset, reference, tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert load_file(file).keys() == {"logps"}
+    rewards(folder, folder / "run", dataset, reference, tmp_path)
+    assert f"margin log-probs: read from {file}" in caplog.text
+    file.write_bytes(b"half")
+    again = rewards(folder, folder / "run", dataset, reference, tmp_path)
+    np.testing.assert_array_equal(again, once)
+    assert "the cached margin log-probs cannot be used" in caplog.text
+    assert "is not a whole margin log-probs file" in caplog.text
+    assert "reference.file" not in caplog.text
+
+
 def test_other_rows_and_other_models_have_files_of_their_own(
     folder: Path, dataset: TokenizedDataset, reference: np.ndarray, tmp_path: Path
 ) -> None:
@@ -172,7 +217,25 @@ def test_fingerprint_of_a_run_follows_its_training_and_not_its_resumptions(
         margin_model_fingerprint(copy)
 
 
+def test_dry_run_shows_the_memory_of_the_margin_model(folder: Path, tmp_path: Path) -> None:
+    console = Console(record=True, width=200)
+    dry_run(parse_config(settings(folder, loss=modpo(folder / "run")), "margin"), tmp_path / "run", console)
+    assert "before training: base and margin model" in console.export_text()
+    size = margin_model_bytes(folder / "run", config(folder).model, 1)
+    model = load_model(folder / "run")
+    assert size == sum(x.nbytes for x in jax.tree.leaves((model.params, model.lora_params)))
+    assert margin_model_bytes(folder / "hf", config(folder).model, 8) < size / 4
+
+
 # What is refused
+
+
+def missing(folder: Path, target: Path) -> Path:
+    return target
+
+
+def no_checkpoint(folder: Path, target: Path) -> Path:
+    return Path(shutil.copytree(folder / "run", target, ignore=shutil.ignore_patterns("checkpoints")))
 
 
 def other_template(folder: Path, target: Path) -> Path:
@@ -185,32 +248,64 @@ def other_vocabulary(folder: Path, target: Path) -> Path:
     return tiny.write_model(target, vocab_size=300)
 
 
-def not_finite(folder: Path, target: Path) -> Path:
-    shutil.copytree(folder / "hf", target)
-    tensors = load_file(target / "model.safetensors")
-    tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], np.nan)
-    save_file(tensors, target / "model.safetensors", {"format": "pt"})
+def other_dtypes(folder: Path, target: Path) -> Path:
+    return with_manifest(
+        folder, target, lambda manifest: manifest["config"]["model"].update(dtype="bfloat16")
+    )
+
+
+def other_base(folder: Path, target: Path) -> Path:
+    return with_manifest(folder, target, lambda manifest: manifest["fingerprints"].update(model="another"))
+
+
+def moved_base(folder: Path, target: Path) -> Path:
+    return with_manifest(folder, target, lambda manifest: manifest["config"]["model"].update(path="gone"))
+
+
+def with_manifest(folder: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of the run that was started otherwise."""
+    shutil.copytree(folder / "run", target)
+    manifest = json.loads((target / "manifest.json").read_text())
+    change(manifest)
+    (target / "manifest.json").write_text(json.dumps(manifest))
     return target
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (other_template, r"do not read texts alike \(chat template\): train the margin model from the same"),
-        (other_vocabulary, r"do not read texts alike \(264 and 300 token ids\)"),
-        (not_finite, r"not finite for 7 pairs, first at .*train\.jsonl:1; check its weights"),
-    ],
-)
-def test_margin_model_that_cannot_judge_these_pairs_is_refused(
-    folder: Path, dataset: TokenizedDataset, reference: np.ndarray, tmp_path: Path, make: Any, message: str
+REFUSED = [
+    (missing, r"loss\.margin_model .*/other is no run and no model: .*neither a directory nor a \.gguf file"),
+    (no_checkpoint, r"has no complete checkpoint; train it first"),
+    (other_template, r"do not read texts alike \(chat template\): train the margin model from the same"),
+    (other_vocabulary, r"do not read texts alike \(264 and 300 token ids\)"),
+    (
+        other_dtypes,
+        r"with model\.dtype: bfloat16 where this run has float32, .*; set model\.dtype alike in both",
+    ),
+    (other_base, r"was trained from another model than .*start both from one model"),
+    (moved_base, r"is a run whose base model cannot be opened: gone is neither"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED, ids=[make.__name__ for make, _ in REFUSED])
+def test_margin_model_that_cannot_judge_is_refused_without_its_weights_by_dry_runs_too(
+    folder: Path, tmp_path: Path, make: Any, message: str
 ) -> None:
+    loss = modpo(make(folder, tmp_path / "other"))
+    parsed = parse_config(settings(folder, loss=loss), "margin")
     with pytest.raises(ConfigError, match=message):
-        rewards(folder, make(folder, tmp_path / "other"), dataset, reference, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
+        dry_run(parsed, tmp_path / "run", Console(quiet=True))
+    with pytest.raises(ConfigError, match=message):
+        prepare(parsed, tmp_path / "run", jax.devices()[:1])
+    assert not (tmp_path / "run").exists()  # not even the reference pass has begun
 
 
-def test_run_with_another_reference_is_refused(
+def test_margin_log_probs_that_are_not_finite_are_refused(
     folder: Path, dataset: TokenizedDataset, reference: np.ndarray, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"was trained from another model than .*start both from one model"):
-        rewards(folder, folder / "run", dataset, reference, tmp_path, fingerprint="another")
+    other = shutil.copytree(folder / "hf", tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], np.nan)
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    message = r"not finite for 7 pairs, first at .*train\.jsonl:1; check its weights"
+    with pytest.raises(ConfigError, match=message):
+        rewards(folder, other, dataset, reference, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()

@@ -85,6 +85,19 @@ def test_missing_array_is_refused(tmp_path):
         read_reference(tmp_path / "file", INGREDIENTS, 3)
 
 
+def test_file_of_another_pass_is_called_by_its_name_and_holds_its_own_arrays(tmp_path):
+    options = {"names": ("logps",), "what": "margin log-probs", "remedy": "move it away"}
+    write_reference(tmp_path / "file", {"logps": ARRAYS["logps"]}, INGREDIENTS)
+    assert read_reference(tmp_path / "file", INGREDIENTS, 3, **options).keys() == {"logps"}
+    remedy = "; move it away to compute the margin log-probs again"
+    for ingredients, num_pairs, message in (
+        ({}, 3, f"holds the margin log-probs of something else{remedy}"),
+        (INGREDIENTS, 4, rf"expected logps of shape \(4, 2\){remedy}"),
+    ):
+        with pytest.raises(ReferenceMismatchError, match=message):
+            read_reference(tmp_path / "file", ingredients, num_pairs, **options)
+
+
 def test_write_leaves_nothing_but_the_final_file(file):
     assert [path.name for path in file.parent.iterdir()] == ["train.safetensors"]
 
