@@ -144,6 +144,11 @@ class Config(Settings):
             )
         if self.reference.mode == "adapter_base" and self.model.lora is None:
             raise ValueError("reference.mode adapter_base needs model.lora; use precomputed or online")
+        if self.reference.mode == "none" and self.loss.reads_reference:
+            raise ValueError(
+                f"reference.mode none, but loss {self.loss.name} compares the policy with a reference; use "
+                "precomputed, or a loss without one: sft, simpo, alphapo, orpo, cpo"
+            )
         if (
             self.reference.file is not None
             and self.reference.mode != "precomputed"
@@ -165,6 +170,7 @@ class Config(Settings):
                 f"loss {self.loss.name} compares the pairs of a whole batch with each other: "
                 f"train.num_micro_batches={self.train.num_micro_batches} would change its meaning; set it to 1"
             )
+        self._check_balance()
         self._check_sampling()
         self.make_objective()  # the rules check their own options
         return self
@@ -185,6 +191,19 @@ class Config(Settings):
     def reads_reference_mi(self) -> bool:
         """Whether the loss reads mutual information under the reference."""
         return "balance" in self.loss.rules and self.adaptive.mi_source == "reference"
+
+    def _check_balance(self) -> None:
+        balance = self.adaptive.balance
+        if "balance" not in self.loss.rules or balance.weights != "none":
+            return
+        if self.adaptive.mi_source == "policy":
+            raise ValueError("adaptive.mi_source policy has no effect with balance.weights none; remove it")
+        if balance.scale == 1.0 and not balance.scale_by_gradient_weight:
+            plain = self.loss.name.replace("b_dpo", "dpo")
+            raise ValueError(
+                f"loss {self.loss.name} with adaptive.balance.weights none and scale 1 is {plain}; use that, or give a "
+                "map of weights or a scale"
+            )
 
     def _check_sampling(self) -> None:
         sampling = self.data.sampling

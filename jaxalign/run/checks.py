@@ -29,6 +29,25 @@ def check_sampling(data: RunData, config: Config) -> None:
         raise ConfigError("data.sampling draws by category, but no training pair has one; remove it")
 
 
+def check_labels(data: RunData, config: Config) -> None:
+    """Raise ConfigError if the loss would be plain DPO, because no training pair has the labels that it reads."""
+    train, name = data.train, config.loss.name
+    labelled = train.categories.any(axis=1)
+    mixed = train.chosen_unsafe != train.rejected_unsafe
+    needs = {
+        "safe_dpo": (mixed, "exactly one unsafe response"),
+        "cat_dpo": (labelled & mixed, "a category and exactly one unsafe response"),
+        "cat_b_dpo": (labelled & mixed, "a category and exactly one unsafe response"),
+        "bfpo": ((train.chosen_unsafe > 0) | (train.rejected_unsafe > 0), "an unsafe response"),
+        "group_dro": (labelled, "a category"),
+    }
+    if name in needs and not needs[name][0].any():
+        raise ConfigError(
+            f"loss {name} acts on pairs with {needs[name][1]}, and no training pair is one; check the labels and "
+            "data.categories, or use a loss that reads none"
+        )
+
+
 def check_vocabulary(data: RunData, checkpoint: Checkpoint, config: Config) -> None:
     """Raise ConfigError if the tokenizer gives ids that the model has no embedding for."""
     largest = max(
@@ -68,16 +87,18 @@ def usable_scores(data: RunData, config: Config) -> RunData:
             f"loss {loss} reads a score of both responses in every pair, and not every training pair has them; see "
             "`chosen_score` and `rejected_score` of the data formats, or use another loss"
         )
-    wrong = np.flatnonzero(scores[:, 0] < scores[:, 1])
+    wrong = np.flatnonzero(scores[:, 0] <= scores[:, 1])
     if loss != "odpo" or not wrong.size:
         return data
     if config.data.on_error == "skip" and wrong.size < len(data.train):
-        log.warning("train: %d pairs skipped whose chosen score is below the rejected one (odpo)", wrong.size)
-        kept = np.flatnonzero(scores[:, 0] >= scores[:, 1])
+        log.warning(
+            "train: %d pairs skipped whose chosen score is not above the rejected one (odpo)", wrong.size
+        )
+        kept = np.flatnonzero(scores[:, 0] > scores[:, 1])
         return dataclasses.replace(data, train=data.train.select(kept))
     first = int(wrong[0])
     raise ConfigError(
-        f"loss odpo takes the logarithm of chosen minus rejected score, and {wrong.size} pairs have a chosen score "
-        f"below the rejected one, first {data.train.origins[first]}: {scores[first, 0]} < {scores[first, 1]}; choose "
-        "by score, or set data.on_error: skip to leave such pairs out"
+        f"loss odpo takes the logarithm of chosen minus rejected score, and {wrong.size} of {len(data.train)} pairs "
+        f"have no chosen score above the rejected one, first {data.train.origins[first]}: {scores[first, 0]} and "
+        f"{scores[first, 1]}; choose by score, or set data.on_error: skip to leave such pairs out"
     )

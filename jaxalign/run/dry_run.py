@@ -13,7 +13,7 @@ from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.parallel import device_bytes, tree_shardings
 from jaxalign.parallel.mesh import abstract_mesh
-from jaxalign.run.checks import check_context, check_sampling, check_vocabulary, usable_scores
+from jaxalign.run.checks import check_context, check_labels, check_sampling, check_vocabulary, usable_scores
 from jaxalign.run.data import load_data, load_tokenizer
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import check_margin_model, margin_model_bytes
@@ -43,14 +43,15 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
     check_vocabulary(data, checkpoint, config)
     check_context(data, checkpoint)
     check_sampling(data, config)
+    check_labels(data, config)
     length = row_length(config, data)
     policy = make_policy(config.model, checkpoint.config, None, longest_response(*data.splits.values()))
 
     checkpoint.check(policy.decoder.abstract_params())
-    show_pairs(data.train, tokenizer, console)
     if isinstance(config.loss, ModpoConfig):
         fingerprint = model_fingerprint(checkpoint)
         check_margin_model(config.loss.margin_model, config.model, checkpoint, tokenizer, fingerprint)
+    show_pairs(data.train, tokenizer, console)
     steps = count_steps(config, len(data.train))
     console.print(f"{steps} steps of {config.train.batch_size} pairs, rows of {length} tokens")
     shape = dict(zip(("data", "fsdp", "tensor"), config.mesh.shape(num_devices), strict=True))
@@ -133,7 +134,6 @@ def memory_table(config: Config, policy: Policy, num_devices: int, num_steps: in
     A margin model is on the devices before training alone, beside the base model: no part of the sum.
     """
     estimate = memory_estimate(config, policy, num_devices, num_steps, length)
-    table = Table(title="Memory per device")
     needed = sum(estimate.values())
     rows = [*estimate.items(), ("sum", needed)]
     if isinstance(config.loss, ModpoConfig):
@@ -141,6 +141,7 @@ def memory_table(config: Config, policy: Policy, num_devices: int, num_steps: in
         before += margin_model_bytes(config.loss.margin_model, config.model, num_devices)
         rows.append(("before training: base and margin model", before))
         needed = max(needed, before)
+    table = Table(title="Memory per device")
     table.add_column("what")
     table.add_column("GiB", justify="right")
     for name, size in rows:

@@ -45,7 +45,7 @@ class Policy:
 
     def reference_fn(self, mode: str) -> ReferenceFn:
         """Where the step takes the reference log-probs from, by `reference.mode`."""
-        if mode == "precomputed":
+        if mode in ("precomputed", "none"):  # without a reference the batch holds zeros
             return precomputed_reference
         name = "reference" if self.decoder.lora is None else "base"
         return lambda frozen, batch: self.base_logps(frozen[name], batch)

@@ -29,6 +29,7 @@ from jaxalign.parallel import (
 )
 from jaxalign.run.checks import (
     check_context,
+    check_labels,
     check_sampling,
     check_vocabulary,
     limited_heldout,
@@ -121,16 +122,17 @@ def prepare(
     check_vocabulary(data, checkpoint, config)
     check_context(data, checkpoint)
     check_sampling(data, config)
+    check_labels(data, config)
     num_steps = count_steps(config, len(data.train))
     length = row_length(config, data)
     policy = make_policy(config.model, checkpoint.config, mesh, longest_response(*data.splits.values()))
-
-    base_shardings = tree_shardings(policy.decoder.logical_dims(), policy.decoder.abstract_params(), mesh)
     fingerprints = _fingerprints(checkpoint, tokenizer, data)
     if isinstance(config.loss, ModpoConfig):
         check_margin_model(
             config.loss.margin_model, config.model, checkpoint, tokenizer, fingerprints["model"]
         )
+
+    base_shardings = tree_shardings(policy.decoder.logical_dims(), policy.decoder.abstract_params(), mesh)
     log.info("loading the model from %s", config.model.path)
     base = checkpoint.load_params(policy.decoder.abstract_params(), base_shardings, config.model.param_dtype)
     data = _with_references(config, data, policy, base, mesh, fingerprints, length, num_steps, workdir)
@@ -276,6 +278,8 @@ def _with_margin_rewards(
 
 def check_start(run: Run, state: TrainState) -> None:
     """Before the first step, plain DPO of the unchanged policy is ln 2, or policy and reference differ."""
+    if run.config.reference.mode == "none":
+        return
     # No more pairs than training has on the devices at a time.
     loader = run.loader()
     whole = loader.batch(0, sampling_state(loader, state))

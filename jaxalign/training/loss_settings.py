@@ -20,6 +20,7 @@ class LossSettings(Settings):
     rules: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[Literal["scores", "margin_rewards"] | None] = None
     batch_level: ClassVar[bool] = False
+    reads_reference: ClassVar[bool] = True
 
     @property
     def reward_beta(self) -> float:
@@ -75,10 +76,18 @@ class LabelNoiseConfig(BetaSettings):
     label_smoothing: LabelSmoothing = 0.1
 
 
-class LikelihoodConfig(BetaSettings):
-    """RPO and CPO: DPO with, and without, a reference, and the likelihood of the chosen response."""
+class RpoConfig(BetaSettings):
+    """RPO: DPO with the likelihood of the chosen response."""
 
-    name: Literal["rpo", "cpo"]
+    name: Literal["rpo"]
+    alpha: PositiveFloat = Field(default=1.0, description="weight of the likelihood")
+
+
+class CpoConfig(BetaSettings):
+    """CPO: DPO without a reference, with the likelihood of the chosen response."""
+
+    reads_reference: ClassVar[bool] = False
+    name: Literal["cpo"]
     alpha: NonNegativeFloat = Field(default=1.0, description="weight of the likelihood")
 
 
@@ -93,18 +102,20 @@ class DiscopopConfig(BetaSettings):
     """DiscoPOP: logistic and exponential, mixed by the gap."""
 
     name: Literal["discopop"]
-    temperature: PositiveFloat = 0.05
+    temperature: float = Field(default=0.05, gt=0, le=1, description="width of the mixture, units of reward")
 
 
 class SftConfig(LossSettings):
     """Likelihood of the chosen response alone, per token."""
 
+    reads_reference: ClassVar[bool] = False
     name: Literal["sft"]
 
 
 class SimpoConfig(LossSettings):
     """SimPO: no reference, log-probs per token, a fixed margin gamma."""
 
+    reads_reference: ClassVar[bool] = False
     name: Literal["simpo"]
     beta: PositiveFloat = Field(default=2.5, description="reward per nat per token")
     gamma: NonNegativeFloat = Field(default=1.375, description="margin, units of reward")
@@ -113,6 +124,7 @@ class SimpoConfig(LossSettings):
 class AlphapoConfig(LossSettings):
     """AlphaPO: SimPO with the shape of the reward given by alpha."""
 
+    reads_reference: ClassVar[bool] = False
     name: Literal["alphapo"]
     beta: PositiveFloat = 2.5
     gamma: NonNegativeFloat = 0.1
@@ -122,6 +134,7 @@ class AlphapoConfig(LossSettings):
 class OrpoConfig(LossSettings):
     """ORPO: likelihood of the chosen response and the odds ratio of both; no reference."""
 
+    reads_reference: ClassVar[bool] = False
     name: Literal["orpo"]
     lam: PositiveFloat = Field(default=0.1, description="weight of the odds ratio")
 
@@ -130,7 +143,7 @@ class DpopConfig(BetaSettings):
     """DPO-Positive: a penalty where the chosen response falls below the reference."""
 
     name: Literal["dpop"]
-    lam: NonNegativeFloat = Field(default=50.0, description="weight of the penalty")
+    lam: PositiveFloat = Field(default=50.0, description="weight of the penalty")
 
 
 class BoundedDpoConfig(BetaSettings):
@@ -143,7 +156,8 @@ class BoundedDpoConfig(BetaSettings):
 class KtoConfig(BetaSettings):
     """KTO on both rows of each pair.
 
-    Its KL term is a running mean of the batch's own log-ratios: the paper's estimate, from responses to foreign
+    Its KL term is the running mean of the log-ratios of the batches before, over both responses, and 0 while that is
+    negative: then, with unit weights, this is apo_zero_unpaired. The paper's estimate, from responses to foreign
     prompts, would cost one more forward pass of policy and reference.
     """
 
@@ -191,7 +205,7 @@ class OdpoConfig(BetaSettings):
 
     reads: ClassVar[Literal["scores", "margin_rewards"] | None] = "scores"
     name: Literal["odpo"]
-    alpha: NonNegativeFloat = Field(default=1.0, description="weight of the offset")
+    alpha: PositiveFloat = Field(default=1.0, description="weight of the offset")
 
 
 class MadpoConfig(BetaSettings):
@@ -213,7 +227,7 @@ class ModpoConfig(BetaSettings):
     reads: ClassVar[Literal["scores", "margin_rewards"] | None] = "margin_rewards"
     name: Literal["modpo"]
     weight: PositiveFloat = Field(default=0.5, description="weight of the objective trained on")
-    margin_weight: NonNegativeFloat = Field(
+    margin_weight: PositiveFloat = Field(
         default=0.5, description="weight of the objective of the margin model"
     )
     margin_model: LaxPath = Field(description="workdir of a run, or a Hugging Face directory")
@@ -224,7 +238,7 @@ class SafeDpoConfig(BetaSettings):
     """SafeDPO: one constant margin where exactly one response is unsafe."""
 
     name: Literal["safe_dpo"]
-    delta: float = Field(default=2.0, ge=0, description="the constant margin, in units of beta * log-ratio")
+    delta: float = Field(default=2.0, gt=0, description="the constant margin, in units of beta * log-ratio")
 
 
 class CatDpoConfig(BetaSettings):
@@ -254,7 +268,7 @@ class CatBDpoConfig(BetaSettings):
     )
 
 
-class GroupDroConfig(BetaSettings):
+class GroupDroLossConfig(BetaSettings):
     """Group-robust DPO: the categories with the largest loss get the largest weight."""
 
     rules: ClassVar[tuple[str, ...]] = ("group_dro",)
@@ -266,7 +280,7 @@ class GroupDroConfig(BetaSettings):
         return {"group_dro": adaptive.GroupDroConfig(num_categories=num_categories, step_size=self.step_size)}
 
 
-class BetaDpoConfig(BetaSettings):
+class BetaDpoLossConfig(BetaSettings):
     """beta-DPO: beta follows the gap of the batch, and the pairs with the oddest gaps are left out."""
 
     rules: ClassVar[tuple[str, ...]] = ("beta_dpo",)
@@ -291,7 +305,8 @@ LossConfig = Annotated[
     PlainConfig
     | SortedConfig
     | LabelNoiseConfig
-    | LikelihoodConfig
+    | RpoConfig
+    | CpoConfig
     | ExoConfig
     | DiscopopConfig
     | SftConfig
@@ -311,7 +326,7 @@ LossConfig = Annotated[
     | CatDpoConfig
     | BDpoConfig
     | CatBDpoConfig
-    | GroupDroConfig
-    | BetaDpoConfig,
+    | GroupDroLossConfig
+    | BetaDpoLossConfig,
     Field(discriminator="name"),
 ]

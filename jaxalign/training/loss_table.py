@@ -20,7 +20,7 @@ class AdaptiveTerms:
     """What the adaptive state says of each pair, before this step's update; neutral where no rule speaks.
 
     margin, chosen_weight, rejected_weight, pair_weight are [B]; scale, beta, kl, reward_shift are []. `beta` is
-    the one of the configuration unless a rule moves it, and 0 for a loss without one.
+    that of the rule which moves it; a loss without such a rule reads its configuration.
     """
 
     margin: jax.Array

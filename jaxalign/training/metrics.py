@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +17,8 @@ PER_PAIR = {  # name in PairTerms -> name of the metric
     "accuracy": "rewards/accuracies",
     "reward_gap": "rewards/margins",
     "violation": "violation_rate",
-    "margin": "margin",
-    "chosen_weight": "weight_chosen",
-    "rejected_weight": "weight_rejected",
-    "pair_weight": "pair_weight",
-    "beta": "beta",
 }
+ADAPTIVE = {"chosen_weight": "weight_chosen", "rejected_weight": "weight_rejected"}  # others keep their name
 
 
 @jax.tree_util.register_dataclass
@@ -62,6 +57,8 @@ def pair_sums(terms: PairTerms, policy: jax.Array, batch: PairBatch) -> StepSums
     loss = jax.lax.stop_gradient(terms.loss)
     policy = jax.lax.stop_gradient(policy)
     values = {metric: getattr(terms, field) for field, metric in PER_PAIR.items()}
+    given = {ADAPTIVE.get(name, name): value for name, value in terms.adaptive.items()}
+    of_pairs = {name: value for name, value in given.items() if value.ndim == 1}
     bad = (~jnp.isfinite(loss)).astype(jnp.float32)
     without = bad * (batch.categories.sum(axis=1) == 0).astype(jnp.float32)
     return StepSums(
@@ -69,10 +66,11 @@ def pair_sums(terms: PairTerms, policy: jax.Array, batch: PairBatch) -> StepSums
         tokens=(batch.response_mask.sum(axis=(1, 2)).astype(jnp.float32) * batch.weight).sum(),
         loss=total(loss),
         logps=jnp.stack([total(policy[:, 0]), total(policy[:, 1])]),
-        terms={name: total(x) for name, x in values.items()},
+        terms={name: total(x) for name, x in values.items()}
+        | {f"adaptive/{name}": total(jnp.broadcast_to(x, loss.shape)) for name, x in given.items()},
         category_pairs=by_category(jnp.ones_like(loss)),
         category_loss=by_category(loss),
-        category_terms={name: by_category(x) for name, x in values.items()},
+        category_terms={name: by_category(x) for name, x in (values | of_pairs).items()},
         not_finite=jnp.append(by_category(bad), total(without)),
         grad_norm=jnp.zeros(()),
         learning_rate=jnp.zeros(()),
@@ -93,8 +91,6 @@ def finish(sums: StepSums, names: Sequence[str]) -> dict[str, float | None]:
         "pairs": pairs,
         "response_tokens": float(sums.tokens),
     }
-    for name in ("weight_chosen", "weight_rejected", "pair_weight", "beta", "margin"):
-        figures[f"adaptive/{name}"] = figures.pop(name)
     for k, name in enumerate(names):
         count = float(sums.category_pairs[k])
         if not count:
@@ -107,21 +103,13 @@ def finish(sums: StepSums, names: Sequence[str]) -> dict[str, float | None]:
 
 
 def adaptive_figures(state: TrainState, objective: Objective, names: Sequence[str]) -> dict[str, float]:
-    """What is in the (fetched) adaptive state: margins and violation rates by category name, the rest by rule."""
-    figures: dict[str, Any] = {}
-    values = objective.rule.value(state.adaptive)
-    for rule, part in state.adaptive.items():
-        for field, value in vars(part).items():
-            if np.ndim(value) == 0:
-                figures[f"adaptive/{rule}/{field}"] = float(value)
-        if not hasattr(part, "num_seen") or np.ndim(part.num_seen) == 0:
+    """What is in the (fetched) adaptive state, by name and, where it has one value a category, by category seen."""
+    figures: dict[str, float] = {}
+    for key, (value, num_seen) in objective.figures(state.adaptive).items():
+        if np.ndim(value) == 0:
+            figures[f"adaptive/{key}"] = float(value)
             continue
-        by_category = {f"adaptive/{rule}": values[rule]}
-        if rule == "margin":
-            by_category["adaptive/violation"] = part.violation_rate
-        for k, name in enumerate(names):
-            if part.num_seen[k]:
-                figures |= {f"{key}/{name}": float(value[k]) for key, value in by_category.items()}
+        figures |= {f"adaptive/{key}/{name}": float(value[k]) for k, name in enumerate(names) if num_seen[k]}
     return figures
 
 

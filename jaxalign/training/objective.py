@@ -34,7 +34,10 @@ class ViolationConfig(Settings):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PairTerms:
-    """Per-pair results [B] of one forward pass; `reward_gap` is the plain beta * h."""
+    """Per-pair results [B] of one forward pass; `reward_gap` is the plain beta * h.
+
+    `adaptive` has what the rules of the loss gave, by field of AdaptiveTerms: [B], or [] for all pairs alike.
+    """
 
     loss: jax.Array
     chosen_reward: jax.Array
@@ -42,11 +45,7 @@ class PairTerms:
     reward_gap: jax.Array
     accuracy: jax.Array
     violation: jax.Array
-    margin: jax.Array
-    chosen_weight: jax.Array
-    rejected_weight: jax.Array
-    pair_weight: jax.Array
-    beta: jax.Array
+    adaptive: dict[str, jax.Array]
 
 
 def resolved_gap(policy: Any, reference: Any, xp: Any = jnp) -> Any:
@@ -80,41 +79,43 @@ class Signals:
 class RuleSpec:
     """A rule as the objective sees it.
 
-    `make(config)` gives the rule; `read(config, loss config, value, signals)` gives fields of AdaptiveTerms;
-    `stats(loss config, terms, signals)` gives the sums that its update needs.
+    `make(config)` gives the rule; `read(value, signals, loss config, config)` gives fields of AdaptiveTerms;
+    `stats(terms, signals, loss config)` gives the sums that its update needs; `figures(state, value)` gives what the
+    log shows of it, scalars and [K] by category.
     """
 
     make: Callable[[Any], adaptive.AdaptiveRule[Any, Any, Any]]
-    read: Callable[[Any, Any, Any, Signals], dict[str, jax.Array]]
-    stats: Callable[[Any, PairTerms, Signals], Any]
+    read: Callable[[Any, Signals, Any, Any], dict[str, jax.Array]]
+    stats: Callable[[PairTerms, Signals, Any], Any]
+    figures: Callable[[Any, Any], dict[str, Any]]
 
 
-def _read_margin(config: Any, loss: Any, value: Any, x: Signals) -> dict[str, jax.Array]:
+def _read_margin(value: Any, x: Signals, loss: Any, config: Any) -> dict[str, jax.Array]:
     return {"margin": adaptive.pair_margins(value, x.batch.categories, reduce=loss.margin_reduce)}
 
 
-def _read_balance(config: Any, loss: Any, value: Any, x: Signals) -> dict[str, jax.Array]:
+def _read_balance(value: Any, x: Signals, loss: Any, config: Any) -> dict[str, jax.Array]:
     chosen, rejected = adaptive.balance_weights(config, value, x.batch.mi[:, 0], x.batch.mi[:, 1])
     return {"chosen_weight": chosen, "rejected_weight": rejected, "scale": value.scale}
 
 
-def _read_beta_dpo(config: Any, loss: Any, value: Any, x: Signals) -> dict[str, jax.Array]:
+def _read_beta_dpo(value: Any, x: Signals, loss: Any, config: Any) -> dict[str, jax.Array]:
     weight = x.batch.weight
     beta, keep = adaptive.beta_dpo_selection(config, value, _gap(x), weight, x.key)
     # The step divides by all real pairs: this makes its mean the mean over the kept ones.
     return {"beta": beta, "pair_weight": keep * (weight.sum() / jnp.maximum((keep * weight).sum(), 1.0))}
 
 
-def _category_stats(loss: Any, terms: PairTerms, x: Signals) -> adaptive.CategoryStats:
+def _category_stats(terms: PairTerms, x: Signals, loss: Any) -> adaptive.CategoryStats:
     return adaptive.category_stats(terms.violation, x.batch.categories, x.batch.weight)
 
 
-def _balance_stats(loss: Any, terms: PairTerms, x: Signals) -> adaptive.BalanceStats:
+def _balance_stats(terms: PairTerms, x: Signals, loss: Any) -> adaptive.BalanceStats:
     mi, weight = x.batch.mi, x.batch.weight
     return adaptive.balance_stats(mi[:, 0], mi[:, 1], adaptive.gradient_weight(terms.loss), weight)
 
 
-def _group_stats(loss: Any, terms: PairTerms, x: Signals) -> adaptive.GroupStats:
+def _group_stats(terms: PairTerms, x: Signals, loss: Any) -> adaptive.GroupStats:
     zero = jnp.zeros_like(x.log_ratio[:, 0])
     plain = losses.dpo_loss(x.log_ratio[:, 0], x.log_ratio[:, 1], zero, zero, beta=loss.beta)
     return adaptive.group_stats(plain, x.batch.categories, x.batch.weight)
@@ -130,27 +131,41 @@ def _gap(x: Signals) -> jax.Array:
 
 
 RULES: dict[str, RuleSpec] = {
-    "margin": RuleSpec(adaptive.margin_rule, _read_margin, _category_stats),
-    "balance": RuleSpec(adaptive.balance_rule, _read_balance, _balance_stats),
+    "margin": RuleSpec(
+        adaptive.margin_rule,
+        _read_margin,
+        _category_stats,
+        lambda state, value: {"margin": value, "violation": state.violation_rate},
+    ),
+    "balance": RuleSpec(
+        adaptive.balance_rule,
+        _read_balance,
+        _balance_stats,
+        lambda state, value: {f"balance/{name}": x for name, x in vars(state).items()},
+    ),
     "group_dro": RuleSpec(
         adaptive.group_dro_rule,
-        lambda config, loss, value, x: {"pair_weight": adaptive.group_weights(value, x.batch.categories)},
+        lambda value, x, loss, config: {"pair_weight": adaptive.group_weights(value, x.batch.categories)},
         _group_stats,
+        lambda state, value: {"group_weight": state.weight, "group_factor": value},
     ),
     "beta_dpo": RuleSpec(
         adaptive.beta_dpo_rule,
         _read_beta_dpo,
-        lambda loss, terms, x: adaptive.gap_stats(_gap(x), x.batch.weight),
+        lambda terms, x, loss: adaptive.gap_stats(_gap(x), x.batch.weight),
+        lambda state, value: {"gap_mean": state.mean, "gap_std": state.std},
     ),
     "kl": RuleSpec(
         adaptive.kl_rule,
-        lambda config, loss, value, x: {"kl": value},
-        lambda loss, terms, x: _row_stats(1.0, x),
+        lambda value, x, loss, config: {"kl": value},
+        lambda terms, x, loss: _row_stats(1.0, x),
+        lambda state, value: {},
     ),
     "reward_shift": RuleSpec(
         adaptive.reward_shift_rule,
-        lambda config, loss, value, x: {"reward_shift": value},
-        lambda loss, terms, x: _row_stats(loss.beta, x),
+        lambda value, x, loss, config: {"reward_shift": value},
+        lambda terms, x, loss: _row_stats(loss.beta, x),
+        lambda state, value: {},
     ),
 }
 
@@ -188,11 +203,12 @@ class Objective:
         """Loss and signals of every pair, and sums over the pairs for the rules, from summed log-probs [B, 2]."""
         log_ratio = jax.lax.stop_gradient(policy - reference)
         signals = Signals(batch, log_ratio, key)
-        read = self._read(state, signals)
+        given = self._read(state, signals)
+        inputs = LossInputs(policy, reference, batch, dataclasses.replace(_neutral(batch), **given))
         rewards = self.config.reward_beta * log_ratio
         gap = self.config.reward_beta * resolved_gap(jax.lax.stop_gradient(policy), reference)
         terms = PairTerms(
-            loss=LOSSES[self.config.name](LossInputs(policy, reference, batch, read), self.config),
+            loss=LOSSES[self.config.name](inputs, self.config),
             chosen_reward=rewards[:, 0],
             rejected_reward=rewards[:, 1],
             reward_gap=gap,
@@ -200,34 +216,44 @@ class Objective:
             violation=adaptive.implicit_violation(
                 gap, threshold=self.violation.threshold, temperature=self.violation.temperature
             ),
-            margin=read.margin,
-            chosen_weight=read.chosen_weight,
-            rejected_weight=read.rejected_weight,
-            pair_weight=read.pair_weight,
-            beta=jnp.broadcast_to(read.beta, gap.shape),
+            adaptive=given,
         )
-        stats = {name: RULES[name].stats(self.config, terms, signals) for name in self.rule_configs}
+        stats = {name: RULES[name].stats(terms, signals, self.config) for name in self.rule_configs}
         return terms, stats
 
-    def _read(self, state: AdaptiveState, signals: Signals) -> AdaptiveTerms:
-        one = jnp.ones_like(signals.batch.weight)
-        nothing = jnp.zeros((), one.dtype)
-        neutral = AdaptiveTerms(
-            margin=0 * one,
-            chosen_weight=one,
-            rejected_weight=one,
-            pair_weight=one,
-            scale=nothing + 1,
-            beta=nothing + getattr(self.config, "beta", 0.0),
-            kl=nothing,
-            reward_shift=nothing,
-        )
+    def _read(self, state: AdaptiveState, signals: Signals) -> dict[str, jax.Array]:
+        """Fields of AdaptiveTerms that the rules speak of."""
         values = self.rule.value(state)
         fields: dict[str, jax.Array] = {}
         for name, config in self.rule_configs.items():
-            fields |= RULES[name].read(config, self.config, values[name], signals)
-        return dataclasses.replace(neutral, **fields)
+            fields |= RULES[name].read(values[name], signals, self.config, config)
+        return fields
 
     def update(self, stats: dict[str, Any], state: AdaptiveState) -> AdaptiveState:
         """The adaptive state after a step, from the sums over the whole batch."""
         return self.rule.update(stats, state)
+
+    def figures(self, state: AdaptiveState) -> dict[str, tuple[Any, Any]]:
+        """What the log shows of the state, each with its sightings: both [] or, by category, both [K]."""
+        values = self.rule.value(state)
+        return {
+            name: (value, part.num_seen)
+            for rule, part in state.items()
+            for name, value in RULES[rule].figures(part, values[rule]).items()
+        }
+
+
+def _neutral(batch: PairBatch) -> AdaptiveTerms:
+    """The terms of a loss that no rule speaks of."""
+    one = jnp.ones_like(batch.weight)
+    nothing = jnp.zeros((), one.dtype)
+    return AdaptiveTerms(
+        margin=0 * one,
+        chosen_weight=one,
+        rejected_weight=one,
+        pair_weight=one,
+        scale=nothing + 1,
+        beta=nothing,
+        kl=nothing,
+        reward_shift=nothing,
+    )

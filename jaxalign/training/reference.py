@@ -27,10 +27,11 @@ BranchLogpsFn = Callable[[TokenizedDataset, str], np.ndarray]
 class ReferenceConfig(Settings):
     """Where the reference log-probs come from."""
 
-    mode: Literal["precomputed", "adapter_base", "online"] = Field(
+    mode: Literal["precomputed", "adapter_base", "online", "none"] = Field(
         default="precomputed",
         description="precomputed: one pass, cached; adapter_base: the model without its adapter, each step; "
-        "online: a frozen copy of the initial model, each step",
+        "online: a frozen copy of the initial model, each step; none: for losses that read no reference; rewards are "
+        "then beta times the log-prob itself while training, held-out figures still compare with the initial model",
     )
     cache_dir: LaxPath | None = Field(default=None, description="default: WORKDIR/reference")
     file: LaxPath | None = Field(default=None, description="use this file of an earlier pass or fail")
@@ -98,8 +99,8 @@ def read_reference(
 
     Raises ReferenceMismatchError for a damaged file, else naming each ingredient that differs; FileNotFoundError.
     """
-    try:
     remedy = f"{remedy} to compute the {what} again"
+    try:
         with safe_open(path, framework="numpy") as file:
             found = json.loads((file.metadata() or {}).get("ingredients", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

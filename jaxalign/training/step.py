@@ -19,6 +19,8 @@ from jaxalign.training.objective import Objective
 from jaxalign.training.state import TrainState, widened
 
 ReferenceFn = Callable[[Any, PairBatch], jax.Array]
+Sums = tuple[StepSums, dict[str, Any]]
+"""Figures of a (micro-)batch, and the sums that each adaptive rule needs."""
 StepFn = Callable[[TrainState, Any, PairBatch], tuple[TrainState, StepSums]]
 
 
@@ -34,6 +36,29 @@ def split_batch(batch: PairBatch, num_micro_batches: int) -> PairBatch:
         return jnp.moveaxis(x.reshape(-1, num_micro_batches, *x.shape[1:]), 1, 0)
 
     return jax.tree.map(split, batch)
+
+
+def accumulated(grad_fn: Callable[..., tuple[Any, Sums]], num_micro_batches: int) -> Callable[..., Any]:
+    """(state, frozen, batch) -> (gradients, sums), worked through in micro-batches that simply add up."""
+
+    def gradients(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[Any, Sums]:
+        num_pairs = batch.weight.sum()  # of the whole batch
+        if num_micro_batches == 1:
+            return grad_fn(state.params, state, frozen, batch, num_pairs)
+
+        def accumulate(total: Any, micro: PairBatch) -> tuple[Any, None]:
+            part = grad_fn(state.params, state, frozen, micro, num_pairs)
+            return jax.tree.map(lambda t, p: t + p.astype(t.dtype), total, part), None
+
+        micro_batches = split_batch(batch, num_micro_batches)
+        first = jax.tree.map(lambda x: x[0], micro_batches)
+        shapes = jax.eval_shape(grad_fn, state.params, state, frozen, first, num_pairs)
+        # Gradients add up in float32 even where the parameters are bf16.
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, np.promote_types(s.dtype, np.float32)), shapes[0])
+        start = (zeros, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1]))
+        return jax.lax.scan(accumulate, start, micro_batches)[0]
+
+    return gradients
 
 
 def make_train_step(
@@ -54,7 +79,7 @@ def make_train_step(
 
     def micro_loss(
         params: Any, state: TrainState, frozen: Any, batch: PairBatch, num_pairs: jax.Array
-    ) -> tuple[jax.Array, tuple[StepSums, dict[str, Any]]]:
+    ) -> tuple[jax.Array, Sums]:
         # Padding is cut off here, so that nothing it holds can reach the gradient, not even as 0 * NaN.
         policy = jnp.where(batch.weight[:, None] > 0, policy_logps(params, frozen, batch), 0.0)
         reference = jax.lax.stop_gradient(reference_logps(frozen, batch))
@@ -63,32 +88,13 @@ def make_train_step(
             batch = with_policy_mi(policy, alone, batch)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
         terms, stats = objective.terms(policy, reference, batch, state.adaptive, key)
-        sums = pair_sums(terms, policy, batch)
         loss = jnp.where(batch.weight > 0, terms.loss, 0.0)
-        return (loss * batch.weight).sum() / num_pairs, (sums, stats)
+        return (loss * batch.weight).sum() / num_pairs, (pair_sums(terms, policy, batch), stats)
 
-    def gradients(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[Any, StepSums, dict[str, Any]]:
-        num_pairs = batch.weight.sum()  # of the whole batch: micro-batches then simply add up
-        grad_fn = jax.grad(micro_loss, has_aux=True)
-        if num_micro_batches == 1:
-            grads, (sums, stats) = grad_fn(state.params, state, frozen, batch, num_pairs)
-            return grads, sums, stats
-
-        def accumulate(total: Any, micro: PairBatch) -> tuple[Any, None]:
-            part = grad_fn(state.params, state, frozen, micro, num_pairs)
-            return jax.tree.map(lambda t, p: t + p.astype(t.dtype), total, part), None
-
-        micro_batches = split_batch(batch, num_micro_batches)
-        first = jax.tree.map(lambda x: x[0], micro_batches)
-        shapes = jax.eval_shape(grad_fn, state.params, state, frozen, first, num_pairs)
-        # Gradients add up in float32 even where the parameters are bf16.
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, np.promote_types(s.dtype, np.float32)), shapes[0])
-        start = (zeros, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1]))
-        (grads, (sums, stats)), _ = jax.lax.scan(accumulate, start, micro_batches)
-        return grads, sums, stats
+    gradients = accumulated(jax.grad(micro_loss, has_aux=True), num_micro_batches)
 
     def train_step(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[TrainState, StepSums]:
-        grads, sums, stats = gradients(state, frozen, batch)
+        grads, (sums, stats) = gradients(state, frozen, batch)
         # Norm, clipping and moments are float32 also where the parameters are bf16.
         grads = widened(grads)
         grad_norm = optax.tree.norm(grads)

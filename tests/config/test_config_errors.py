@@ -376,3 +376,36 @@ def test_source_of_mutual_information_needs_a_loss_that_reads_it(settings):
 
 def test_modpo_needs_its_margin_model(settings):
     assert "loss.margin_model: missing" in error_of(settings, loss={"name": "modpo"})
+
+
+def test_reference_may_be_left_out_only_where_the_loss_reads_none(settings):
+    message = error_of(settings, loss={"name": "dpo"}, reference={"mode": "none"})
+    assert "reference.mode none, but loss dpo compares the policy with a reference" in message
+    parse_config(settings | {"loss": {"name": "orpo"}, "reference": {"mode": "none"}}, "run.yaml")
+
+
+def test_balance_without_weights_and_scale_is_refused_as_the_plain_loss(settings):
+    message = error_of(settings, loss={"name": "cat_b_dpo"}, adaptive={"balance": {"weights": "none"}})
+    assert "loss cat_b_dpo with adaptive.balance.weights none and scale 1 is cat_dpo; use that" in message
+
+
+def test_policy_mi_without_weights_has_no_effect(settings):
+    adaptive = {"balance": {"weights": "none", "scale": 2.0}, "mi_source": "policy"}
+    message = error_of(settings, loss={"name": "b_dpo"}, adaptive=adaptive)
+    assert "adaptive.mi_source policy has no effect with balance.weights none" in message
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"name": "safe_dpo", "delta": 0},
+        {"name": "rpo", "alpha": 0},
+        {"name": "dpop", "lam": 0},
+        {"name": "odpo", "alpha": 0},
+        {"name": "modpo", "margin_model": "m", "margin_weight": 0},
+        {"name": "cdpo", "label_smoothing": 0},
+    ],
+    ids=lambda loss: loss["name"],
+)
+def test_option_that_turns_the_loss_into_dpo_is_refused(settings, loss):
+    assert f"loss.{list(loss)[-1]}: Input should be greater than 0" in error_of(settings, loss=loss)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxalign.config import ConfigError, parse_config
+from jaxalign.data.loader import PairLoader
 from jaxalign.data.sampling import SamplingState
 from jaxalign.run.setup import prepare
 from jaxalign.run.train import train
@@ -83,6 +84,45 @@ def test_sampling_by_violation_follows_the_rates_of_the_state(tmp_path: Path) ->
     assert np.isfinite(run.data.train.reference_logps).all()  # every row may come
 
 
+def test_sampler_is_given_the_rates_of_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def watched(self: PairLoader, step: int, state: SamplingState | None = None) -> Any:
+        given.append((step, state))
+        return batch(self, step, state)
+
+    batch = PairLoader.batch
+    monkeypatch.setattr(PairLoader, "batch", watched)
+    settings = settings_of(tmp_path, **RECIPES["sampling by violation"])
+    settings["data"]["heldout"] = []
+    train(parse_config(settings, "test"), tmp_path / "run", ONE)
+    logged = metrics(tmp_path / "run")
+    last = [state for step, state in given if step == 3 and state is not None][-1]
+    for k, name in enumerate(tiny.CATEGORIES):
+        if last.num_seen[k]:
+            assert logged[2][f"adaptive/violation/{name}"] == pytest.approx(float(last.violation_rates[k]))
+    assert last.num_seen.any()
+
+
+def test_run_without_reference_makes_no_pass_over_its_training_pairs(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, loss={"name": "simpo"}, reference={"mode": "none"})
+    run = prepare(parse_config(settings, "test"), tmp_path / "run", ONE)
+    assert run.data.train.reference_logps is None
+    assert np.isfinite(run.data.splits["heldout"].reference_logps).all()
+    train(parse_config(settings, "test"), tmp_path / "run", ONE)
+    first = metrics(tmp_path / "run")[0]
+    assert first["rewards/chosen"] == pytest.approx(0.1 * first["logps/chosen"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["safe_dpo", "cat_dpo", "cat_b_dpo", "bfpo", "group_dro"])
+def test_loss_refuses_data_without_the_labels_that_it_reads(name: str, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, loss={"name": name})
+    rows = [row | {"categories": [], "rejected_unsafe": False} for row in tiny.pairs(22)]
+    tiny.write_pairs(tmp_path / "train.jsonl", rows)
+    with pytest.raises(ConfigError, match=f"loss {name} acts on pairs with .*, and no training pair is one"):
+        prepare(parse_config(settings, "test"), tmp_path, ONE)
+
+
 def test_sampling_by_category_refuses_data_without_categories(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, **RECIPES["sampling by category"])
     rows = [row | {"categories": [], "rejected_unsafe": False} for row in tiny.pairs(22)]
@@ -128,11 +168,12 @@ def test_odpo_refuses_a_chosen_score_below_the_rejected_one_or_skips_the_pair(tm
     settings = settings_of(tmp_path, loss={"name": "odpo"})
     rows = [row | SCORES for row in tiny.pairs(22)]
     rows[3] |= {"chosen_score": -2.0}
+    rows[7] |= {"chosen_score": -0.5}  # a tie would train nothing
     tiny.write_pairs(tmp_path / "train.jsonl", rows)
-    with pytest.raises(ConfigError, match=r"1 pairs have a chosen score below .*:4: -2.0 < -0.5"):
+    with pytest.raises(ConfigError, match=r"2 of 22 pairs have no chosen score above .*:4: -2.0 and -0.5"):
         prepare(parse_config(settings, "test"), tmp_path, ONE)
     settings["data"]["on_error"] = "skip"
-    assert len(prepare(parse_config(settings, "test"), tmp_path, ONE).data.train) == 21
+    assert len(prepare(parse_config(settings, "test"), tmp_path, ONE).data.train) == 20
 
 
 @pytest.mark.parametrize("mode", ["precomputed", "adapter_base"])

@@ -90,11 +90,10 @@ def test_figures_equal_means_taken_pair_by_pair(batch, figures):
         "violation_rate": terms.violation,
         "logps/chosen": policy[:, 0],
         "logps/rejected": policy[:, 1],
-        "adaptive/margin": terms.margin,
-        "adaptive/weight_chosen": terms.chosen_weight,
-        "adaptive/weight_rejected": terms.rejected_weight,
-        "adaptive/pair_weight": terms.pair_weight,
-        "adaptive/beta": terms.beta,
+        "adaptive/margin": terms.adaptive["margin"],
+        "adaptive/weight_chosen": terms.adaptive["chosen_weight"],
+        "adaptive/weight_rejected": terms.adaptive["rejected_weight"],
+        "adaptive/scale": terms.adaptive["scale"],
     }.items():
         np.testing.assert_allclose(figures[name], np.mean(x, dtype=np.float64), rtol=1e-5, err_msg=name)
     inside = batch.categories[:, 1] > 0
@@ -152,6 +151,15 @@ def test_adaptive_figures_name_seen_categories_only():
     assert figures["adaptive/violation/Violence"] == 0.25
     assert not any("Drugs" in name for name in figures)
     assert figures["adaptive/balance/num_seen"] == 0.0
+
+
+def test_group_weights_are_figures_by_category_and_scalars_are_not():
+    objective = toy.make_objective("group_dro")
+    state = toy.make_state(objective)
+    part = dataclasses.replace(state.adaptive["group_dro"], num_seen=jnp.array([3, 0, 0], jnp.int32))
+    figures = adaptive_figures(dataclasses.replace(state, adaptive={"group_dro": part}), objective, toy.NAMES)
+    assert set(figures) == {"adaptive/group_weight/Violence", "adaptive/group_factor/Violence"}
+    assert figures["adaptive/group_weight/Violence"] == pytest.approx(1 / 3)
 
 
 def test_losses_without_state_have_no_adaptive_figures():

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from jaxalign import adaptive, losses
 from jaxalign.training.loss_settings import LossConfig, SafeDpoConfig
 from jaxalign.training.loss_table import LOSSES
-from jaxalign.training.objective import RULES, ViolationConfig, resolved_gap, reward_accuracy
+from jaxalign.training.objective import ViolationConfig, resolved_gap, reward_accuracy
 from tests.training import toy
 
 BATCH_LEVEL = {"aot", "aot_unpaired", "beta_dpo"}
@@ -58,6 +58,7 @@ def terms_of(name, policy, batch, state=None, **changes):
 def named_values(name, policy, batch):
     """What the arguments of the pure losses stand for, by their names, straight from the rules."""
     config, state = toy.CONFIGS[name], adapted(name, policy, batch)
+    option = config.model_dump()
     lengths = batch.response_mask.sum(axis=2).astype(np.float32)
     columns = {"policy": policy, "reference": batch.reference_logps, "length": lengths, "score": batch.scores}
     values = {
@@ -69,25 +70,32 @@ def named_values(name, policy, batch):
         "rejected_unsafe": batch.rejected_unsafe,
         "policy_logps": policy[:, 0],
         "length": lengths[:, 0],
-        **config.model_dump(),
+        **option,
     }
     gap = (policy - batch.reference_logps) @ jnp.array([1.0, -1.0])
-    for rule, rule_config in toy.make_objective(name).rule_configs.items():
-        value = RULES[rule].make(rule_config).value(state[rule])
+    for rule, part in state.items():
         match rule:
             case "margin":
+                value = adaptive.margin_rule(toy.MARGIN).value(part)
                 values["margin"] = adaptive.pair_margins(value, batch.categories, reduce=config.margin_reduce)
             case "balance":
-                mi = batch.mi[:, 0], batch.mi[:, 1]
-                weights = adaptive.balance_weights(rule_config, value, *mi)
+                value = adaptive.balance_rule(toy.BALANCE).value(part)
+                weights = adaptive.balance_weights(toy.BALANCE, value, batch.mi[:, 0], batch.mi[:, 1])
                 values |= {"chosen_weight": weights[0], "rejected_weight": weights[1], "scale": value.scale}
             case "group_dro":
+                names = ("step_size",)
+                rule_config = adaptive.GroupDroConfig(toy.K, **{name: option[name] for name in names})
+                value = adaptive.group_dro_rule(rule_config).value(part)
                 values["group_weight"] = adaptive.group_weights(value, batch.categories)
             case "beta_dpo":
+                rule_config = adaptive.BetaDpoConfig(**{k: v for k, v in option.items() if k != "name"})
+                value = adaptive.beta_dpo_rule(rule_config).value(part)
                 beta, keep = adaptive.beta_dpo_selection(rule_config, value, gap, batch.weight, toy.KEY)
                 values |= {"beta": beta, "keep": keep * len(keep) / keep.sum()}
-            case _:
-                values[rule] = value
+            case "kl":
+                values["kl"] = jnp.maximum(part.mean, 0.0)
+            case "reward_shift":
+                values["reward_shift"] = part.mean
     return values
 
 
@@ -135,8 +143,12 @@ def test_padding_changes_no_loss_of_a_real_pair(name, policy, batch):
     weight = (np.arange(8) < 5).astype(np.float32)
     padded = dataclasses.replace(batch, weight=weight)
     got = terms_of(name, policy, padded, state)
-    if name == "beta_dpo":  # which pairs are kept is drawn anew; that none of padding is, holds
-        assert not np.asarray(got.pair_weight)[5:].any()
+    if name == "beta_dpo":  # which pairs are kept is drawn anew
+        kept = np.asarray(got.adaptive["pair_weight"])
+        assert not kept[5:].any()
+        np.testing.assert_allclose(
+            kept.sum(), 5.0, rtol=1e-6
+        )  # the mean over kept pairs is that over real ones
         return
     np.testing.assert_allclose(got.loss[:5], clean.loss, rtol=1e-6)
 
@@ -163,12 +175,13 @@ def test_no_gradient_flows_into_adaptive_state(name, policy, batch):
 
 
 def test_gradient_reaches_the_policy_and_no_signal(policy, batch):
-    def total(policy, field):
-        return getattr(terms_of("cat_b_dpo", policy, batch), field).sum()
-
-    for field in dataclasses.fields(terms_of("cat_b_dpo", policy, batch)):
-        gradient = jax.grad(total)(policy, field.name)
-        assert np.asarray(gradient).any() == (field.name == "loss"), field.name
+    state = adapted("cat_b_dpo", policy, batch)
+    gradients = jax.jacobian(lambda p: jax.tree.map(jnp.sum, vars(terms_of("cat_b_dpo", p, batch, state))))(
+        policy
+    )
+    for field, gradient in gradients.items():
+        flows = any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+        assert flows == (field == "loss"), field
 
 
 def test_rewards_are_beta_times_the_log_ratios(policy, batch):
@@ -194,7 +207,8 @@ def test_weights_leave_the_margin_update_as_it_is(policy, batch):
     margins = []
     for name in ("cat_dpo", "cat_b_dpo"):
         state = adapted(name, policy, batch)
-        assert (np.asarray(terms_of(name, policy, batch, state).chosen_weight) != 1).any() == ("_b_" in name)
+        weights = terms_of(name, policy, batch, state).adaptive.get("chosen_weight", np.ones(1))
+        assert (np.asarray(weights) != 1).any() == ("_b_" in name)
         margins.append(jax.tree.leaves(state["margin"]))
     for plain, weighted in zip(*margins, strict=True):
         np.testing.assert_array_equal(plain, weighted)
@@ -206,11 +220,16 @@ def test_violation_reads_threshold_and_temperature(policy, batch):
     np.testing.assert_allclose(soft.violation, 1 / (1 + np.exp(-(0.2 - gap) / 0.5)), rtol=1e-5)
 
 
-def test_unweighted_losses_report_zero_margin_and_unit_weights(policy, batch):
-    terms = terms_of("dpo", policy, batch)
-    assert not np.asarray(terms.margin).any()
-    assert (np.asarray(terms.chosen_weight) == 1).all()
-    assert (np.asarray(terms.rejected_weight) == 1).all()
+def test_terms_hold_what_the_rules_of_the_loss_give_and_nothing_else(policy, batch):
+    given = {name: set(terms_of(name, policy, batch).adaptive) for name in ("dpo", "cat_dpo", "b_dpo", "kto")}
+    weights = {"chosen_weight", "rejected_weight", "scale"}
+    assert given == {"dpo": set(), "cat_dpo": {"margin"}, "b_dpo": weights, "kto": {"kl"}}
+
+
+def test_rewards_of_a_loss_without_summed_log_ratios_are_a_tenth_of_them(policy, batch):
+    for name in ("simpo", "alphapo", "orpo", "sft", "sigmoid_norm"):
+        expected = 0.1 * (np.asarray(policy) - batch.reference_logps)[:, 0]
+        np.testing.assert_allclose(terms_of(name, policy, batch).chosen_reward, expected, rtol=1e-6)
 
 
 def test_stats_are_plain_sums_over_real_pairs(policy, batch):
@@ -228,13 +247,13 @@ def test_running_kl_and_reward_shift_see_both_rows_of_every_pair(policy, batch):
     kl = terms_and_stats("kto", policy, batch)[1]["kl"]
     shift = terms_and_stats("bco", policy, batch)[1]["reward_shift"]
     np.testing.assert_allclose((kl.total, kl.count), (log_ratio.sum(), 16), rtol=1e-5)
-    np.testing.assert_allclose((shift.total, shift.count), (0.1 * log_ratio.sum(), 16), rtol=1e-5)
+    np.testing.assert_allclose((shift.total, shift.count), (0.2 * log_ratio.sum(), 16), rtol=1e-5)
 
 
 def test_group_losses_are_those_of_plain_dpo(policy, batch):
     stats = terms_and_stats("group_dro", policy, batch)[1]["group_dro"]
-    plain = np.asarray(terms_of("dpo", policy, batch).loss)
-    np.testing.assert_allclose(stats.loss, plain @ batch.categories, rtol=1e-5)
+    plain = losses.dpo_loss(*policy.T, *batch.reference_logps.T, beta=0.2)
+    np.testing.assert_allclose(stats.loss, np.asarray(plain) @ batch.categories, rtol=1e-5)
 
 
 PER_PAIR = sorted(name for name in LOSSES if toy.CONFIGS[name].rules and name not in BATCH_LEVEL)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxalign.training.logps import pair_logps
 from jaxalign.training.loss_table import LOSSES
@@ -205,10 +206,38 @@ def test_frozen_parameters_survive_the_step(step):
 
 
 @pytest.mark.parametrize("num_micro_batches", [2, 4])
-def test_micro_batches_give_the_update_of_one_batch(num_micro_batches):
-    batch = toy.make_batch(8, num_padding=1)
-    got = run(2, batch=batch, num_micro_batches=num_micro_batches)
-    assert_trees_close(got, run(2, batch=batch), rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("name", ["cat_b_dpo", "group_dro", "kto", "bco"])
+def test_micro_batches_give_the_update_of_one_batch(name, num_micro_batches):
+    objective, batch = toy.make_objective(name), toy.make_batch(8, num_padding=1)
+    got = run(2, batch=batch, objective=objective, num_micro_batches=num_micro_batches)
+    assert_trees_close(got, run(2, batch=batch, objective=objective), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["group_dro", "beta_dpo", "kto", "bco", "aot", "aot_unpaired"])
+def test_eight_devices_give_the_update_of_one(name):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    objective, batch = toy.make_objective(name), toy.make_batch(16, num_padding=3)
+    spread = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    whole = jax.device_put(toy.make_state(objective), NamedSharding(mesh, PartitionSpec()))
+    step = jax.jit(toy.make_step(objective))
+    got, expected = whole, toy.make_state(objective)
+    for _ in range(2):
+        got, sums = step(got, toy.make_frozen(), spread)
+        expected, expected_sums = step(expected, toy.make_frozen(), batch)
+    assert_trees_close((got, sums), (expected, expected_sums), rtol=1e-5, atol=1e-6)
+
+
+def test_pairs_kept_at_random_differ_from_step_to_step():
+    objective, batch = toy.make_objective("beta_dpo"), toy.make_batch(16)
+
+    step, state = jax.jit(toy.make_step(objective)), toy.make_state(objective)
+
+    def loss_at(number):  # of one and the same state and batch
+        _, sums = step(dataclasses.replace(state, step=jnp.int32(number)), toy.make_frozen(), batch)
+        return float(sums.loss)
+
+    assert len({loss_at(number) for number in range(4)}) > 1
+    assert loss_at(3) == loss_at(3)
 
 
 def test_split_batch_keeps_each_pair_once_and_spreads_devices_over_every_part():

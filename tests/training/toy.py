@@ -21,10 +21,32 @@ from jaxalign.training.step import make_train_step, precomputed_reference
 
 NAMES = ("Violence", "Drugs", "Privacy Violation")
 K, V, L = len(NAMES), 8, 6
-OPTIONS = {
-    "safe_dpo": {"delta": 1.5},
+# No option has its default, and no two of a loss are alike: one that is ignored or swapped shows.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "aot": {"beta": 0.3},
+    "alphapo": {"beta": 1.5, "gamma": 0.4, "alpha": 0.35},
+    "bco": {"beta": 0.2, "ema_rate": 0.6},
+    "beta_dpo": {"beta": 0.2, "alpha": 0.3, "ema_rate": 0.7, "keep_fraction": 0.6, "minimum": 0.01},
+    "bounded_dpo": {"lam": 0.3},
     "cat_b_dpo": {"margin_reduce": "max"},
-    "modpo": {"margin_model": "margin"},
+    "cdpo": {"label_smoothing": 0.2},
+    "cpo": {"beta": 0.2, "alpha": 0.7},
+    "discopop": {"temperature": 0.3},
+    "dpop": {"beta": 0.2, "lam": 7.0},
+    "exo": {"label_smoothing": 0.05},
+    "group_dro": {"beta": 0.2, "step_size": 0.7},
+    "ipo": {"beta": 0.3},
+    "kto": {"beta": 0.2, "desirable_weight": 1.4, "undesirable_weight": 0.6, "ema_rate": 0.5},
+    "madpo": {"beta": 0.2, "tau": 1.2, "lam": 0.8, "minimum": 0.4, "maximum": 2.5},
+    "modpo": {"beta": 0.2, "weight": 0.7, "margin_weight": 0.3, "margin_model": "margin"},
+    "odpo": {"alpha": 0.6},
+    "orpo": {"lam": 0.4},
+    "r_dpo": {"beta": 0.2, "alpha": 0.05},
+    "robust_dpo": {"label_smoothing": 0.15},
+    "rpo": {"beta": 0.2, "alpha": 0.7},
+    "safe_dpo": {"delta": 1.5},
+    "sigmoid_norm": {"beta": 3.0},
+    "simpo": {"beta": 1.5, "gamma": 0.4},
 }
 MARGIN = MarginConfig(
     num_categories=K, initial=0.5, minimum=0.0, maximum=2.0, step_size=0.2, ema_rate=0.3, target_rate=0.1
