@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxalign.adaptive.options import check_positive, keep_count, keep_numbers
+from jaxalign.adaptive.options import check_positive, in_order, keep_count, keep_numbers
 from jaxalign.adaptive.rule import AdaptiveRule
 from jaxalign.adaptive.running_mean import add_seen
 from jaxalign.adaptive.stats import GroupStats, read_sums
@@ -25,15 +25,24 @@ class GroupDroConfig:
     Attributes:
       num_categories: K.
       step_size: eta, how fast weight moves to the groups of larger loss, 1 per nat and step.
+      maximum_factor: upper bound of a category's factor, at least 1. Without one a category seen once in 64,000
+        pairs would get a factor of tens of thousands, and one pair would be the whole step. A weight wholly on
+        one of K equally frequent categories gives the factor K: choose the bound above K to reach that.
     """
 
     num_categories: int
     step_size: float
+    maximum_factor: float = 10.0
 
     def __post_init__(self) -> None:
         keep_count(self, "num_categories")
-        keep_numbers(self, "step_size")
+        keep_numbers(self, "step_size", "maximum_factor")
         check_positive("step_size", self.step_size)
+        if not in_order(1.0, self.maximum_factor):
+            raise ValueError(
+                f"maximum_factor={self.maximum_factor} must be finite and at least 1, the factor of a category "
+                "that is drawn as often as it weighs"
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -63,10 +72,11 @@ def group_dro_rule(config: GroupDroConfig) -> AdaptiveRule[GroupDroState, GroupS
 
     The value turns q into factors of single pairs: a pair of category k is drawn with the frequency
     `num_seen_k / num_pairs`, so that with the factor `(q_k / sum of q over the categories seen) / frequency_k`
-    the batch mean of weight times loss estimates `sum_k q_k L_k`.
+    the batch mean of weight times loss estimates `sum_k q_k L_k`. Where `maximum_factor` bounds the factor, the
+    category counts with `maximum_factor * frequency_k` in place of its larger q_k.
 
-    Source: group robust preference optimisation, arXiv 2405.20304; the treatment of absent categories, of pairs
-    with several and of pairs with none is ours.
+    Source: group robust preference optimisation, arXiv 2405.20304; the bound and the treatment of absent
+    categories, of pairs with several and of pairs with none are ours.
 
     Args:
       config: options of the rule.
@@ -99,7 +109,8 @@ def group_dro_rule(config: GroupDroConfig) -> AdaptiveRule[GroupDroState, GroupS
         share = state.weight / jnp.where(seen, seen_weight, 1.0)
         # num_pairs / num_seen before the product: both are large, their quotient is not
         rarity = state.num_pairs.astype(jnp.float32) / jnp.where(seen, state.num_seen, 1).astype(jnp.float32)
-        return jnp.where(seen, share * rarity, 1.0)
+        # stop_gradient once more: the bound may be traced
+        return jax.lax.stop_gradient(jnp.where(seen, jnp.minimum(share * rarity, config.maximum_factor), 1.0))
 
     def update(stats: GroupStats, state: GroupDroState) -> GroupDroState:
         stats, finite = read_sums(stats, loss=shape, pairs=shape, all_pairs=())

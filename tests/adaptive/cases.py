@@ -127,13 +127,14 @@ def balance_case(**options: Any) -> Case:
     )
 
 
-def group_dro_case(step_size: float) -> Case:
+def group_dro_case(step_size: float, maximum_factor: float) -> Case:
+    options = {"step_size": step_size, "maximum_factor": maximum_factor}
     return Case(
-        lambda k: adaptive.group_dro_rule(adaptive.GroupDroConfig(num_categories=k, step_size=step_size)),
+        lambda k: adaptive.group_dro_rule(adaptive.GroupDroConfig(num_categories=k, **options)),
         lambda batch: adaptive.group_stats(batch.loss, batch.categories, batch.weight),
         lambda k: AdaptiveRule(
             lambda: (np.full(k, 1 / k), np.zeros(k), 0.0),
-            lambda state: reference.group_dro_value(*state),
+            lambda state: reference.group_dro_value(*state, maximum_factor=maximum_factor),
             lambda b, state: reference.group_dro_step(
                 *state, b.loss, b.categories, b.weight, step_size=step_size
             ),
@@ -141,7 +142,7 @@ def group_dro_case(step_size: float) -> Case:
         lambda state, value: (
             inside(state.weight, np.finfo(np.float32).tiny, 1)
             and inside(state.weight.sum(), 1, 1)
-            and inside(value, 0, np.inf)
+            and inside(value, 0, maximum_factor)
         ),
     )
 
@@ -198,14 +199,16 @@ CASES = {
     "margin_newest_rate_alone": margin_case(ema_rate=1.0),
     "balance": balance_case(),
     "balance_scale_by_gradient_weight": balance_case(scale_by_gradient_weight=True, maximum_scale=10.0),
-    "group_dro": group_dro_case(step_size=0.3),
+    "group_dro": group_dro_case(step_size=0.3, maximum_factor=1.25),  # often reached
     "beta_dpo": beta_dpo_case(),
     "beta_dpo_newest_alone": beta_dpo_case(ema_rate=1.0),
     "kl": mean_case(adaptive.kl_rule(adaptive.KlConfig(ema_rate=0.3)), 0.3, least=0.0),
     "reward_shift": mean_case(
         adaptive.reward_shift_rule(adaptive.RewardShiftConfig(ema_rate=0.1)), 0.1, least=-np.inf
     ),
-    "composite": composite_case(margin=margin_case(), balance=balance_case(), group_dro=group_dro_case(0.1)),
+    "composite": composite_case(
+        margin=margin_case(), balance=balance_case(), group_dro=group_dro_case(0.1, 10.0)
+    ),
 }
 
 LAWS: dict[str, Callable[..., None]] = {}

@@ -92,6 +92,29 @@ def test_factors_ignore_groups_never_seen():
     np.testing.assert_array_equal(RULE.value(RULE.init()), np.ones(3))
 
 
+def state_after_one_rare_pair(maximum_factor: float) -> tuple:
+    """Rule and state after 1,000 batches of 64 pairs; the second category occurred in one pair of them."""
+    rule = group_dro_rule(GroupDroConfig(2, step_size=0.01, maximum_factor=maximum_factor))
+    rare = jnp.zeros(1000).at[500].set(1.0)
+    pairs = jnp.stack([64.0 - rare, rare], axis=1)
+    stats = GroupStats(0.7 * pairs, pairs, jnp.full(1000, 64.0))
+    state, _ = jax.lax.scan(lambda state, stats: (rule.update(stats, state), None), rule.init(), stats)
+    return rule, state
+
+
+def test_rare_category_never_becomes_the_whole_step():
+    categories = jnp.eye(2)[jnp.zeros(64, jnp.int32).at[7].set(1)]
+    shares = {}
+    for bound in (10.0, 1e6):
+        rule, state = state_after_one_rare_pair(bound)
+        assert float(rule.value(state)[1]) == pytest.approx(min(bound, 32_000.0), rel=1e-3)
+        weights = group_weights(rule.value(state), categories)
+        shares[bound] = float(weights[7] / weights.sum())
+    assert shares[10.0] < 0.25
+    assert shares[1e6] > 0.99
+    assert GroupDroConfig(2, step_size=0.01).maximum_factor == 10.0
+
+
 def test_weights_of_pairs_equal_the_reference_and_are_1_without_a_category():
     factors, categories = np.array([0.5, 2.0, 1.25]), np.random.default_rng(0).integers(0, 2, (9, 3))
     categories[4] = 0

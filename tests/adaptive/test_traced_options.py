@@ -53,7 +53,7 @@ NUMBERS = {
         "maximum_scale": 8.0,
         "ema_rate": 0.5,
     },
-    "group_dro": {"step_size": 0.3},
+    "group_dro": {"step_size": 0.3, "maximum_factor": 1.5},
     "beta_dpo": {"beta": 0.1, "alpha": 0.5, "ema_rate": 0.25, "keep_fraction": 0.5, "minimum": 1e-3},
     "kl": {"ema_rate": 0.5},
     "reward_shift": {"ema_rate": 0.5},
@@ -128,9 +128,12 @@ def test_every_number_of_the_balance_rule_may_be_traced():
 def test_every_number_of_the_other_rules_may_be_traced():
     batch = random_batch(0)
 
-    def group_weights(numbers):
-        rule = group_dro_rule(CONFIGS["group_dro"](**numbers))
-        return rule.update(CASES["group_dro"].stats(batch), rule.init()).weight
+    def group_factors(numbers):
+        rule = group_dro_rule(
+            CONFIGS["group_dro"](**numbers | {"maximum_factor": 2 * numbers["maximum_factor"]})
+        )
+        state = rule.update(CASES["group_dro"].stats(batch), rule.init())
+        return state.weight, rule.value(state)
 
     def selection(numbers):
         config = BetaDpoConfig(**numbers)
@@ -142,7 +145,7 @@ def test_every_number_of_the_other_rules_may_be_traced():
         rule = kl_rule(KlConfig(**numbers))
         return rule.update(CASES["kl"].stats(batch), rule.init()).mean
 
-    for name, function in [("group_dro", group_weights), ("beta_dpo", selection), ("kl", kl)]:
+    for name, function in [("group_dro", group_factors), ("beta_dpo", selection), ("kl", kl)]:
         settings = jax.tree.map(lambda x: x * jnp.array([0.5, 1.0]), NUMBERS[name])
         one_by_one = [function(setting) for setting in unstack(settings, 2)]
         assert_close(unstack(jax.jit(jax.vmap(function))(settings), 2), one_by_one)
@@ -230,6 +233,9 @@ def test_structure_and_known_numbers_are_checked_while_others_are_traced(build, 
         (lambda: GroupDroConfig(2.5, 0.1), "num_categories=2.5 must be an integer"),
         (lambda: GroupDroConfig(2, 0.0), "step_size=0.0 must be positive and finite"),
         (lambda: GroupDroConfig(2, None), "step_size=None must be a number"),
+        (lambda: GroupDroConfig(2, 0.1, None), "maximum_factor=None must be a number"),
+        (lambda: GroupDroConfig(2, 0.1, np.inf), "maximum_factor=inf must be finite and at least 1"),
+        (lambda: GroupDroConfig(2, 0.1, 0.9), "maximum_factor=0.9 must be finite and at least 1"),
         (lambda: GroupDroConfig(2, "0.1"), "step_size='0.1' must be a number"),
         (lambda: KlConfig(0.0), "ema_rate=0.0 must be above 0 and at most 1"),
         (lambda: RewardShiftConfig(1.5), "ema_rate=1.5 must be above 0 and at most 1"),

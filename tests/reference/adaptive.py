@@ -108,9 +108,10 @@ def group_dro_step(q, seen, num_pairs, loss, categories, weight, *, step_size):
     return q, seen, num_pairs + np.sum(weight)
 
 
-def group_dro_value(q, seen, num_pairs):
+def group_dro_value(q, seen, num_pairs, *, maximum_factor):
     known = sum(q[k] for k in range(len(q)) if seen[k])
-    return np.array([(q[k] / known) / (seen[k] / num_pairs) if seen[k] else 1.0 for k in range(len(q))])
+    factors = [(q[k] / known) / (seen[k] / num_pairs) if seen[k] else 1.0 for k in range(len(q))]
+    return np.array([min(factor, maximum_factor) for factor in factors])
 
 
 def group_weights(factors, categories):
