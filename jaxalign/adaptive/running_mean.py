@@ -36,7 +36,8 @@ class KlConfig:
     Numbers may be traced: checks that need their value are left out.
 
     Attributes:
-      ema_rate: share of the newest mean in the running one; 1 keeps the newest alone, as KTO does.
+      ema_rate: share of the newest mean in the running one; 1 keeps the newest alone, that of the previous
+        batch if the loss reads the value before the update.
     """
 
     ema_rate: float
@@ -84,7 +85,11 @@ def kl_rule(config: KlConfig) -> AdaptiveRule[RunningMeanState, MeanStats, jax.A
     statistics' values: log-ratios of policy and reference for responses paired with foreign prompts. The first
     sighting takes the newest itself. Without values, or where a sum is not finite, the state stays bit-identical.
 
-    Source: KTO, arXiv 2402.01306; that z may be averaged over steps is ours, `ema_rate=1` is the paper's.
+    A loss that reads the value before the update, as a training configuration does, thus measures from the
+    batches before, and from 0 at the first step.
+
+    Source: KTO, arXiv 2402.01306, whose z is that of the batch itself: with `ema_rate=1`, update before reading.
+    That z may be averaged over steps is ours.
 
     Args:
       config: options of the rule.

@@ -35,6 +35,17 @@ def test_rate_1_keeps_the_newest_mean_alone():
     assert mean_after(kl_rule(KlConfig(1.0)), [100.0], [0.5, 1.0]).mean == 0.75
 
 
+def test_value_read_before_the_update_is_that_of_the_previous_batch_and_0_at_first():
+    rule = kl_rule(KlConfig(1.0))
+    state, before, after = rule.init(), [], []
+    for batch in ([1.0, 3.0], [0.5, 1.0], [4.0, 4.0]):
+        before.append(float(rule.value(state)))
+        state = rule.update(mean_stats(jnp.array(batch), jnp.ones(2)), state)
+        after.append(float(rule.value(state)))
+    assert before == [0.0, 2.0, 0.75]
+    assert after == [2.0, 0.75, 4.0]  # what KTO's own batch gives: update, then read
+
+
 def test_divergence_is_never_negative_while_the_running_mean_may_be():
     rule = kl_rule(KlConfig(0.5))
     state = mean_after(rule, [1.0], [-4.0])
