@@ -3,6 +3,8 @@
 One value per pair; no sums and no state live here.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -32,7 +34,7 @@ def implicit_violation(
       `[B]` violation between 0 and 1; NaN where the gap is NaN. No gradient flows into it.
 
     Raises:
-      ValueError: if the temperature is not positive or the shape of threshold does not fit.
+      ValueError: if the temperature is not positive and finite or the shape of threshold does not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -47,8 +49,13 @@ def implicit_violation(
     if level.shape not in ((), gap.shape):
         raise ValueError(f"threshold has shape {level.shape}, expected a scalar or {gap.shape}")
     if temperature is not None:
-        if not isinstance(temperature, jax.core.Tracer) and not float(jax.device_get(temperature)) > 0:
-            raise ValueError(f"temperature={temperature} must be positive; leave it out for the hard step")
+        if (
+            not isinstance(temperature, jax.core.Tracer)
+            and not 0 < float(jax.device_get(temperature)) < math.inf
+        ):
+            raise ValueError(
+                f"temperature={temperature} must be positive and finite; leave it out for the hard step"
+            )
         width = jax.lax.stop_gradient(scalar_like(gap, temperature=temperature))
         return jax.nn.sigmoid((level - gap) / width)
     # A comparison with NaN is false: without this a broken pair would pass as safe.

@@ -56,7 +56,7 @@ def softmax_weights(
     Args:
       chosen_mi: `[B]` mutual information of prompt and chosen response, nats per token.
       rejected_mi: `[B]` the same of the rejected response.
-      temperature: scalar T, positive, nats per token.
+      temperature: scalar T, positive, nats per token; may be infinite.
 
     Returns:
       `(chosen_weight, rejected_weight)`, each `[B]`; no gradient flows into them.
@@ -71,7 +71,8 @@ def softmax_weights(
       0.537883 1.462117
     """
     chosen_mi, rejected_mi = _mutual_information(chosen_mi, rejected_mi)
-    return _twice_softmax((rejected_mi - chosen_mi) / positive_like(chosen_mi, temperature=temperature))
+    width = positive_like(chosen_mi, allow_infinite=True, temperature=temperature)
+    return _twice_softmax((rejected_mi - chosen_mi) / width)
 
 
 def power_weights(

@@ -1,6 +1,8 @@
 """Preference losses as pure functions: arrays in, one value per pair out.
 
 One function per loss, no flags that change the formula. No I/O, configuration or state, no library but jax.
+Every scalar must be finite: one that is not, or is outside of its range, raises a ValueError that names it, unless
+it is traced, when its value is not known.
 """
 
 from jaxalign.losses.anchored import bounded_dpo_loss, dpop_loss, rpo_loss

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxalign.arrays import constants_like, positive_like
+from jaxalign.arrays import constants_like, positive_like, scalar_like
 from jaxalign.losses.log_ratios import log_ratios
 
 
@@ -131,4 +131,4 @@ def cat_b_dpo_loss(
 
 
 def _per_pair(scale: ArrayLike, like: jax.Array) -> ArrayLike:
-    return jnp.full(like.shape, scale) if jnp.ndim(scale) == 0 else scale
+    return jnp.broadcast_to(scalar_like(like, scale=scale), like.shape) if jnp.ndim(scale) == 0 else scale

@@ -23,8 +23,8 @@ def aot_loss(
 
     `loss_i = -log s(beta (g_i - r_i))` with `g = log pi(w) - log pi(l)` and r_i the reference gap that has
     the same rank among the reference gaps as g_i has among the policy gaps. The mean is that of the sorted
-    form, and permuting pairs permutes losses. Every row takes part in the ranks, so leave padded pairs out of
-    the call.
+    form. Where the gaps differ, permuting pairs permutes losses; equal policy gaps are ranked by position.
+    Every row takes part in the ranks, so leave padded pairs out of the call.
 
     Source: AOT, arXiv 2406.05882, the paired form.
 
@@ -69,8 +69,9 @@ def aot_unpaired_loss(
     """AOT without pairs: chosen log-ratios are to exceed rejected ones in distribution.
 
     `loss_i = -log s(beta (D_w,i - d_i))` with d_i the rejected log-ratio that has the same rank among the
-    rejected ones as D_w,i has among the chosen ones. The mean is that of the sorted form, and permuting pairs
-    permutes losses. Every row takes part in the ranks, so leave padded pairs out of the call.
+    rejected ones as D_w,i has among the chosen ones. The mean is that of the sorted form. Where the chosen
+    log-ratios differ, permuting pairs permutes losses; equal ones are ranked by position. Every row takes part
+    in the ranks, so leave padded pairs out of the call.
 
     Source: AOT, arXiv 2406.05882, the unpaired form.
 

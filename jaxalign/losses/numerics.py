@@ -1,5 +1,6 @@
 """Length averages and exact forms of log(1 - e^x) and (e^z - 1) / z. No loss lives here."""
 
+import functools
 import math
 
 import jax
@@ -9,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxalign.arrays import constants_like
 
 CERTAIN = -1e-7  # nats per token; about the float32 next to a probability of 1
+SMALL = 1e-2  # below it seven terms of (e^z - 1) / z and of its slope are exact in float64
 CEILING = 40.0  # e^40 squared is still a float32, so that the norm of a gradient stays finite
 
 
@@ -37,7 +39,10 @@ def log_odds(average_logps: jax.Array) -> jax.Array:
 
 def expm1_ratio(z: jax.Array) -> jax.Array:
     """(e^z - 1) / z, which is 1 at 0. Above `CEILING` e^z goes on along its tangent instead of overflowing."""
-    is_zero = z == 0
-    z = jnp.where(is_zero, 1.0, z)
-    tangent = math.exp(CEILING) * jnp.maximum(z - CEILING, 0.0)
-    return jnp.where(is_zero, 1.0, (jnp.expm1(jnp.minimum(z, CEILING)) + tangent) / z)
+    is_small = jnp.abs(z) < SMALL
+    # The slope of the quotient has z squared below, which underflows: each form sees only what it is made for.
+    small, large = jnp.where(is_small, z, 0.0), jnp.where(is_small, 1.0, z)
+    terms = [1.0 / math.factorial(k + 1) for k in reversed(range(7))]
+    series = functools.reduce(lambda total, term: total * small + term, terms, jnp.zeros_like(z))
+    tangent = math.exp(CEILING) * jnp.maximum(large - CEILING, 0.0)
+    return jnp.where(is_small, series, (jnp.expm1(jnp.minimum(large, CEILING)) + tangent) / large)

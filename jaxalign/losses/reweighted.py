@@ -66,17 +66,19 @@ def beta_dpo_loss(
 ) -> jax.Array:
     """beta-DPO: DPO with a beta of the batch, over the pairs that its filter keeps.
 
-    `loss = -keep log s(beta h)`. With keep = 1 and a constant beta this is DPO.
+    `loss = -keep log s(beta h)`. With keep = 1 and a constant beta this is DPO. With keep = mask * n / n_kept,
+    n pairs of which n_kept are kept, the batch mean is the mean over the kept pairs.
 
-    Source: beta-DPO, arXiv 2407.08639. beta and keep come from `jaxalign.adaptive.beta_dpo_selection`. No
-    gradient flows into the flags.
+    Source: beta-DPO, arXiv 2407.08639. beta and the mask come from `jaxalign.adaptive.beta_dpo_selection`. No
+    gradient flows into the factors.
 
     Args:
       policy_chosen_logps: `[B]` summed response log-probabilities under the policy, nats.
       policy_rejected_logps: `[B]` the same of the rejected responses.
       reference_chosen_logps: `[B]` summed response log-probabilities under the reference, nats.
       reference_rejected_logps: `[B]` the same of the rejected responses.
-      keep: `[B]` 1 where the pair is kept, 0 where it is filtered out; bool, integer or float.
+      keep: `[B]` factor of each pair, 0 drops it: the mask of the kept pairs, or the mask times n / n_kept; bool,
+        integer or float.
       beta: scalar, strength of the KL penalty, reward per nat.
 
     Returns:

@@ -91,9 +91,9 @@ def test_no_gradient_into_gap_or_threshold(temperature):
         np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
 def test_temperature_must_be_positive(temperature):
-    with pytest.raises(ValueError, match="must be positive; leave it out for the hard step"):
+    with pytest.raises(ValueError, match="must be positive and finite; leave it out for the hard step"):
         implicit_violation(jnp.ones(2), threshold=0.0, temperature=temperature)
 
 

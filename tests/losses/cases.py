@@ -172,7 +172,7 @@ CASES = {
         reference.cdpo,
         BETA | {"label_smoothing": 0.1},
         [({}, 0.600939)],
-        refused={"label_smoothing": (-0.1, 0.5, float("nan"))},
+        refused={"label_smoothing": (-0.1, 0.5)},
         **CONFIDENT,
     ),
     "robust_dpo": Case(

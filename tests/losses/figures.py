@@ -23,7 +23,7 @@ from tests.adaptive import cases as rules
 from tests.losses import cases, trl_cases
 from tests.losses.test_loss_laws import LAWS
 
-SEEDS = range(4)  # of 7 random pairs each
+SEEDS = range(4)  # of `cases.NUM_PAIRS` random pairs each
 IN_FLOAT32 = {name for name, case in trl_cases.COUNTERPARTS.items() if case.tolerance > 1e-12}
 
 

@@ -84,6 +84,21 @@ def test_optimal_transport_has_the_mean_of_the_sorted_form():
     )
 
 
+def test_optimal_transport_ranks_ties_by_position_and_keeps_the_mean():
+    tied = [jnp.ones(B), jnp.zeros(B), *REFERENCE]  # equal policy gaps, unequal reference gaps
+    loss = losses.aot_loss(*tied, beta=BETA)
+    ranked = jnp.sort(REFERENCE[0] - REFERENCE[1])
+    np.testing.assert_allclose(loss, -jax.nn.log_sigmoid(BETA * (1.0 - ranked)), **CLOSE)
+    backwards = losses.aot_loss(*(x[::-1] for x in tied), beta=BETA)
+    np.testing.assert_array_equal(backwards, loss)
+
+
+def test_mask_times_pairs_over_kept_pairs_makes_the_mean_that_of_the_kept():
+    mask = (jnp.arange(B) % 4 > 0).astype(jnp.float32)
+    loss = losses.beta_dpo_loss(*LOGPS, mask * B / mask.sum(), beta=BETA)
+    np.testing.assert_allclose(loss.mean(), dpo(*LOGPS)[mask > 0].mean(), **CLOSE)
+
+
 def test_unpaired_optimal_transport_forgets_who_was_whose_partner():
     other_partners = [LOGPS[0], LOGPS[1][::-1], LOGPS[2], LOGPS[3][::-1]]
     loss = losses.aot_unpaired_loss(*LOGPS, beta=BETA)

@@ -142,9 +142,9 @@ def test_batch_of_no_pairs_gives_no_losses(case):
 # Extremes
 
 
-def corners(case: Case) -> dict[str, jax.Array]:
-    """Every combination of 0 and -1e4 nats for the log-probabilities."""
-    combinations = np.array(list(itertools.product((0.0, -1e4), repeat=len(case.logps))))
+def corners(case: Case, *nats: float) -> dict[str, jax.Array]:
+    """Every combination of two log-probabilities."""
+    combinations = np.array(list(itertools.product(nats, repeat=len(case.logps))))
     rows = np.resize(combinations, (NUM_PAIRS, len(case.logps)))
     return as_jax(inputs(case) | {case.arrays[i]: rows[:, i] for i in case.logps})
 
@@ -156,12 +156,17 @@ def assert_finite(case: Case, arrays: dict[str, jax.Array]) -> None:
 
 @law()
 def test_value_and_gradient_are_finite_at_1e4_nats(case):
-    assert_finite(case, corners(case))
+    assert_finite(case, corners(case, 0.0, -1e4))
+
+
+@law()
+def test_value_and_gradient_are_finite_for_almost_certain_responses(case):
+    assert_finite(case, corners(case, -1e-20, -1e-30))
 
 
 @law(lambda case: bool(set(LENGTHS) & set(case.arrays)))
 def test_value_and_gradient_are_finite_at_1e4_nats_per_token(case):
-    arrays = corners(case)
+    arrays = corners(case, 0.0, -1e4)
     assert_finite(case, arrays | {name: jnp.ones_like(arrays[name]) for name in LENGTHS if name in arrays})
 
 
@@ -290,11 +295,11 @@ def test_scalar_of_wrong_shape_raises_and_names_the_argument(case):
             case(*as_jax(inputs(case)).values(), **{wrong: jnp.ones(NUM_PAIRS)})
 
 
-@law(lambda case: bool(case.refused) or "beta" in case.scalars)
+@law(lambda case: bool(case.scalars))
 def test_senseless_scalar_raises_and_names_the_argument(case):
-    senseless = case.refused | ({"beta": (0.0, -0.1, float("nan"))} if "beta" in case.scalars else {})
-    for wrong, values in senseless.items():
-        for value in values:
+    senseless = {"beta": (0.0, -0.1)} | case.refused
+    for wrong in case.scalars:
+        for value in (*senseless.get(wrong, ()), np.nan, np.inf, -np.inf):
             with pytest.raises(ValueError, match=rf"^{wrong}={value} must be "):
                 case(*as_jax(inputs(case)).values(), **{wrong: value})
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxalign.arrays import between_like, positive_like
+from jaxalign.arrays import between_like, positive_like, scalar_like
 from jaxalign.losses.numerics import CEILING, CERTAIN, expm1_ratio, length_average, log1mexp, log_odds
 
 LIKE = jnp.zeros(2)
@@ -34,7 +34,16 @@ def test_log_odds_of_certainty_are_finite_and_flat():
 def test_expm1_ratio_is_one_at_zero_and_smooth_around():
     value, slope = jax.vmap(jax.value_and_grad(expm1_ratio))(jnp.array([-1e-3, 0.0, 1e-3, 2.0]))
     np.testing.assert_allclose(value, [0.99950017, 1.0, 1.00050017, np.expm1(2.0) / 2.0], rtol=1e-6)
-    assert np.isfinite(slope).all()
+    np.testing.assert_allclose(slope[:3], [0.49966679, 0.5, 0.50033346], rtol=1e-6)
+
+
+def test_expm1_ratio_and_its_slope_are_exact_across_the_change_of_form():
+    with jax.enable_x64(True):
+        z = jnp.array([1e-300, -1e-30, 1e-20, -1e-8, 9.99e-3, -9.99e-3, 1.001e-2, -1.001e-2, 0.5])
+        value, slope = jax.jit(jax.vmap(jax.value_and_grad(expm1_ratio)))(z)
+    terms = [(k, 1 / math.factorial(k + 1)) for k in range(20)]
+    np.testing.assert_allclose(value, sum(c * np.float64(z) ** k for k, c in terms), rtol=1e-14)
+    np.testing.assert_allclose(slope, sum(k * c * np.float64(z) ** (k - 1) for k, c in terms[1:]), rtol=1e-12)
 
 
 def test_expm1_ratio_goes_on_along_its_tangent_above_the_ceiling():
@@ -65,8 +74,34 @@ def test_range_may_include_its_lower_end():
 
 def test_negative_scalar_raises_where_zero_is_allowed():
     assert positive_like(LIKE, allow_zero=True, alpha=0.0) == 0.0
-    with pytest.raises(ValueError, match=r"^alpha=-1.0 must be not negative$"):
+    with pytest.raises(ValueError, match=r"^alpha=-1.0 must be not negative and finite$"):
         positive_like(LIKE, allow_zero=True, alpha=-1.0)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", [float, np.float64, jnp.float32])
+def test_known_scalar_that_is_not_finite_raises_eager_and_under_jit(number, kind):
+    scalar = kind(number)
+    for run in (lambda f: f(LIKE), lambda f: jax.jit(f)(LIKE)):
+        with pytest.raises(ValueError, match=rf"^gamma={number} must be finite"):
+            run(lambda like: scalar_like(like, gamma=scalar))
+        with pytest.raises(ValueError, match=rf"^beta={number} must be positive and finite"):
+            run(lambda like: positive_like(like, beta=scalar))
+
+
+def test_infinity_passes_where_it_has_a_meaning_and_nan_does_not():
+    assert positive_like(LIKE, allow_infinite=True, temperature=jnp.float32(math.inf)) == math.inf
+    for number in (math.nan, -math.inf):
+        with pytest.raises(ValueError, match=rf"^temperature={number} must be positive$"):
+            positive_like(LIKE, allow_infinite=True, temperature=number)
+
+
+def test_constant_of_jax_passes_under_jit():
+    beta = jnp.float32(0.5)
+    doubled = jax.jit(lambda like: like + positive_like(like, beta=beta) + scalar_like(like, gamma=beta))(
+        LIKE
+    )
+    np.testing.assert_array_equal(doubled, 1.0)
 
 
 def test_traced_scalar_passes_unseen():
