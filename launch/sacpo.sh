@@ -13,6 +13,11 @@ set -euo pipefail
 # shellcheck source=SCRIPTDIR/stages.bash
 source "$(dirname "$0")/stages.bash"
 
+if [[ -n ${JAXALIGN_MERGE_WEIGHT-} && ! $JAXALIGN_MERGE_WEIGHT =~ ^(0|1|0?\.[0-9]+|[01]\.0+)$ ]]; then
+  echo "JAXALIGN_MERGE_WEIGHT=$JAXALIGN_MERGE_WEIGHT: expected a number from 0 to 1, such as 0.5" >&2
+  exit 2
+fi
+
 configs=$(dirname "$0")/../configs/baselines
 
 # RUN: writes its model in float32, as a rounded one would be another reference.

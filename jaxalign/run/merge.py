@@ -29,10 +29,16 @@ def merge(
     Raises ConfigError, CheckpointError, MergeError, ExportError.
     """
     check_weight(weight)
+    if (a.resolve(), step_a) == (b.resolve(), step_b):
+        raise ConfigError(f"{a} is given twice: the mean of a model with itself is that model")
     models = _open(a, step_a, "--step-a"), _open(b, step_b, "--step-b")
-    sources = {path.resolve() for path in (a, b, *(model.checkpoint.path for model in models))}
-    if output.resolve() in sources:
-        raise ConfigError(f"--output {output} is what is merged, or its base model; give another directory")
+    bases = {model.checkpoint.path.resolve() for model in models}
+    checkpoints = {path.resolve() / "checkpoints" for path in (a, b) if is_run(path)}
+    target = output.resolve()
+    if target in {a.resolve(), b.resolve()} or (bases | checkpoints) & {target, *target.parents}:
+        raise ConfigError(
+            f"--output {output} is, or lies in, what is merged or its base model; give another directory"
+        )
     merge_models(output, *models, weight, dtype=dtype, overwrite=overwrite)
 
 

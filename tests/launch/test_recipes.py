@@ -89,6 +89,14 @@ def test_sacpo_merges_both_stages_by_the_given_weight(tmp_path: Path) -> None:
     assert printed_commands(result)[4:] == [merge]
 
 
+@pytest.mark.parametrize("weight", ["2", "-0.5", "half", "nan", "1e-1"])
+def test_weight_of_the_merge_is_checked_before_any_training(tmp_path: Path, weight: str) -> None:
+    result = launch("sacpo.sh", "--dry-run", tmp_path, JAXALIGN_MERGE_WEIGHT=weight)
+    assert result.returncode == 2
+    assert f"JAXALIGN_MERGE_WEIGHT={weight}: expected a number from 0 to 1" in result.stderr
+    assert not result.stdout
+
+
 def test_modpo_hands_the_first_stage_to_the_second_as_margin_model(tmp_path: Path) -> None:
     commands = [
         words[1:] for words in printed_commands(launch("modpo.sh", "--dry-run", tmp_path, *ARGUMENTS))
