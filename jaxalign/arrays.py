@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 
@@ -18,11 +19,11 @@ def as_float(x: ArrayLike) -> jax.Array:
 
 def matching_floats(**arrays: ArrayLike) -> tuple[jax.Array, ...]:
     """The named arrays as floats of one dtype. Raises ValueError, naming the argument, if a shape differs."""
-    first = next(iter(arrays))
-    shape = jnp.shape(arrays[first])
-    for name, array in arrays.items():
-        _require_shape(name, array, shape, f"the shape of {first}")
-    floats = [as_float(array) for array in arrays.values()]
+    given = {name: _array(name, array) for name, array in arrays.items()}
+    first = next(iter(given))
+    for name, array in given.items():
+        _require_shape(name, array, given[first].shape, f"the shape of {first}")
+    floats = [as_float(array) for array in given.values()]
     dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in floats) else jnp.float32
     return tuple(array.astype(dtype) for array in floats)
 
@@ -32,9 +33,10 @@ def constants_like(like: jax.Array, **arrays: ArrayLike) -> tuple[jax.Array, ...
 
     Raises ValueError, naming the argument, if a shape is not that of `like`.
     """
-    for name, array in arrays.items():
+    given = {name: _array(name, array) for name, array in arrays.items()}
+    for name, array in given.items():
         _require_shape(name, array, like.shape, "one value per pair")
-    return tuple(jax.lax.stop_gradient(jnp.asarray(array).astype(like.dtype)) for array in arrays.values())
+    return tuple(jax.lax.stop_gradient(array.astype(like.dtype)) for array in given.values())
 
 
 def scalar_like(like: jax.Array, **scalars: ArrayLike) -> jax.Array:
@@ -71,16 +73,40 @@ def between_like(
     return jnp.asarray(scalar).astype(like.dtype)
 
 
+def membership(categories: ArrayLike) -> jax.Array:
+    """True where a pair belongs to a category: where the entry is above 0, or is True."""
+    given = _array("categories", categories)
+    return given if given.dtype == bool else given > jnp.zeros((), given.dtype)
+
+
+def replicated(x: jax.Array) -> jax.Array:
+    """The array whole on every device where its sharding is part of its type (explicit mesh axes), else as it is."""
+    mesh = jax.typeof(x).sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return x
+    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
+
+
+def _array(name: str, given: ArrayLike) -> jax.Array:
+    try:
+        array = jnp.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}={given!r} is neither a number nor an array of numbers") from error
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} is {array.dtype}, expected real numbers")
+    return array
+
+
 def _one_scalar(scalars: dict[str, ArrayLike]) -> tuple[str, ArrayLike, float | None]:
     """Name, scalar and its number, which is None while it is traced."""
     ((name, scalar),) = scalars.items()
-    _require_shape(name, scalar, (), "a scalar")
+    _require_shape(name, _array(name, scalar), (), "a scalar")
     if isinstance(scalar, jax.core.Tracer):
         return name, scalar, None
     # Only an array on a device is fetched, and once: it keeps its copy. A constant under jit is checked like any other.
     return name, scalar, float(jax.device_get(scalar))
 
 
-def _require_shape(name: str, array: ArrayLike, expected: tuple[int, ...], meaning: str) -> None:
-    if jnp.shape(array) != expected:
-        raise ValueError(f"{name} has shape {jnp.shape(array)}, expected {expected} ({meaning})")
+def _require_shape(name: str, array: jax.Array, expected: tuple[int, ...], meaning: str) -> None:
+    if array.shape != expected:
+        raise ValueError(f"{name} has shape {array.shape}, expected {expected} ({meaning})")

@@ -13,7 +13,7 @@ from jaxalign.adaptive.options import check_ema_rate, check_positive, in_order, 
 from jaxalign.adaptive.rule import AdaptiveRule
 from jaxalign.adaptive.running_mean import add_seen, running_mean
 from jaxalign.adaptive.stats import GapStats, read_sums
-from jaxalign.arrays import matching_floats, scalar_like
+from jaxalign.arrays import matching_floats, replicated, scalar_like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ def beta_dpo_selection(
       `(beta, keep)`: a scalar, 1 per nat, and `[B]` 1 for a kept pair, else 0. No gradient flows into them.
 
     Raises:
-      ValueError: if the shapes of gap and weight differ; names the argument.
+      ValueError: if the shapes of gap and weight differ or are not `[B]`; names the argument.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -177,6 +177,8 @@ def beta_dpo_selection(
       (0.1, [1.0, 1.0, 0.0, 1.0, 0.0])
     """
     gap, weight = jax.lax.stop_gradient(matching_floats(gap=gap, weight=weight))
+    if gap.ndim != 1:
+        raise ValueError(f"gap has shape {gap.shape}, expected [B]: pairs are ranked within one batch")
     mean, std = (scalar_like(gap, **{name: getattr(value, name)}) for name in ("mean", "std"))
     keep = _keep(
         config, value.seen & (std > 0), (gap - mean) / jnp.where(std > 0, std, 1.0), weight != 0, key
@@ -199,7 +201,7 @@ def _keep(
     # A far pair may overflow: it stays ahead of padding, and a broken one ahead of all.
     noisy = jnp.maximum(noisy, jnp.finfo(distance.dtype).min)
     score = jnp.where(real, jnp.where(jnp.isfinite(distance), noisy, jnp.inf), -jnp.inf)
-    rank = jnp.argsort(jnp.argsort(-score))
+    rank = jnp.argsort(jnp.argsort(-replicated(score)))
     num_real = real.sum()
     fraction = scalar_like(distance, keep_fraction=config.keep_fraction)
     num_kept = jnp.maximum(jnp.round(fraction * num_real.astype(fraction.dtype)), 1).astype(rank.dtype)

@@ -13,7 +13,7 @@ from jaxalign.adaptive.options import check_positive, in_order, keep_count, keep
 from jaxalign.adaptive.rule import AdaptiveRule
 from jaxalign.adaptive.running_mean import add_seen
 from jaxalign.adaptive.stats import GroupStats, read_sums
-from jaxalign.arrays import as_float
+from jaxalign.arrays import as_float, membership
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +156,7 @@ def group_weights(factors: ArrayLike, categories: ArrayLike) -> jax.Array:
       [0.5, 2.5, 1.0]
     """
     factors = jax.lax.stop_gradient(as_float(factors))
-    belongs = jnp.asarray(categories).astype(bool)
+    belongs = membership(categories)
     if factors.ndim != 1 or belongs.ndim != 2 or belongs.shape[1:] != factors.shape:
         raise ValueError(
             f"categories has shape {belongs.shape}, expected [B, K] for factors [K] of shape {factors.shape}"

@@ -22,7 +22,7 @@ from jaxalign.adaptive.options import (
 from jaxalign.adaptive.rule import AdaptiveRule
 from jaxalign.adaptive.running_mean import add_seen, running_mean
 from jaxalign.adaptive.stats import CategoryStats, read_sums
-from jaxalign.arrays import as_float
+from jaxalign.arrays import as_float, membership
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +226,7 @@ def pair_margins(
       [1.0, 2.0, 0.0]
     """
     margins = jax.lax.stop_gradient(as_float(margins))
-    belongs = jnp.asarray(categories).astype(bool)
+    belongs = membership(categories)
     if margins.ndim != 1 or belongs.ndim != 2 or belongs.shape[1:] != margins.shape:
         raise ValueError(
             f"categories has shape {belongs.shape}, expected [B, K] for margins [K] of shape {margins.shape}"

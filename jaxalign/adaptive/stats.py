@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxalign.arrays import matching_floats
+from jaxalign.arrays import matching_floats, membership
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _category_totals(
     values: jax.Array, categories: ArrayLike, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """`[K]` sums of the values `[B]` of each category's pairs, and their number."""
-    belongs = jnp.asarray(categories).astype(bool)
+    belongs = membership(categories)
     if belongs.ndim != 2 or belongs.shape[:1] != weight.shape:
         raise ValueError(
             f"categories has shape {belongs.shape}, expected [B, K] with the shape of weight {weight.shape} as [B]"

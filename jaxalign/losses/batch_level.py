@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxalign.arrays import matching_floats, positive_like
+from jaxalign.arrays import matching_floats, positive_like, replicated
 from jaxalign.losses.log_ratios import log_ratios
 
 
@@ -107,5 +107,5 @@ def _of_same_rank(values: jax.Array, like: jax.Array) -> jax.Array:
         raise ValueError(
             f"policy_chosen_logps has shape {like.shape}, expected [B]: AOT ranks a batch of pairs"
         )
-    rank = jnp.argsort(jnp.argsort(like))
-    return jnp.sort(values)[rank]
+    rank = jnp.argsort(jnp.argsort(replicated(like)))
+    return jnp.sort(replicated(values))[rank]

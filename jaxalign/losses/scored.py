@@ -123,7 +123,7 @@ def madpo_loss(
     start = jnp.log((maximum - 1.0) / (1.0 - minimum))
     scale = minimum + (maximum - minimum) * jax.nn.sigmoid(-lam * (jnp.abs(margin) - tau) - start)
     ratio = jnp.exp(jax.nn.log_sigmoid(scale * margin) - jax.nn.log_sigmoid(margin))
-    return jax.lax.stop_gradient(jnp.where(margin > -tau, ratio, 1.0)) * loss
+    return jax.lax.stop_gradient(jnp.where(margin <= -tau, 1.0, ratio)) * loss
 
 
 def modpo_loss(

@@ -146,4 +146,5 @@ def _log_ratio_and_sign(
 ) -> tuple[jax.Array, jax.Array]:
     policy, reference = matching_floats(policy_logps=policy_logps, reference_logps=reference_logps)
     (desirable,) = constants_like(policy, desirable=desirable)
-    return policy - reference, jnp.where(desirable > 0, 1.0, -1.0).astype(policy.dtype)
+    sign = jnp.where(desirable > 0, 1.0, -1.0)
+    return policy - reference, jnp.where(jnp.isnan(desirable), jnp.nan, sign).astype(policy.dtype)

@@ -274,10 +274,14 @@ class GroupDroLossConfig(BetaSettings):
     rules: ClassVar[tuple[str, ...]] = ("group_dro",)
     name: Literal["group_dro"]
     step_size: PositiveFloat = Field(default=0.01, description="of the exponentiated ascent, per nat of loss")
+    maximum_factor: float = Field(
+        default=10.0, ge=1, description="bound of the factor of a rare category's pairs"
+    )
 
     def rule_configs(self, num_categories: int) -> dict[str, Any]:
         """The weights of the categories."""
-        return {"group_dro": adaptive.GroupDroConfig(num_categories=num_categories, step_size=self.step_size)}
+        options = {"step_size": self.step_size, "maximum_factor": self.maximum_factor}
+        return {"group_dro": adaptive.GroupDroConfig(num_categories=num_categories, **options)}
 
 
 class BetaDpoLossConfig(BetaSettings):

@@ -83,7 +83,7 @@ def named_values(name, policy, batch):
                 weights = adaptive.balance_weights(toy.BALANCE, value, batch.mi[:, 0], batch.mi[:, 1])
                 values |= {"chosen_weight": weights[0], "rejected_weight": weights[1], "scale": value.scale}
             case "group_dro":
-                names = ("step_size",)
+                names = ("step_size", "maximum_factor")
                 rule_config = adaptive.GroupDroConfig(toy.K, **{name: option[name] for name in names})
                 value = adaptive.group_dro_rule(rule_config).value(part)
                 values["group_weight"] = adaptive.group_weights(value, batch.categories)

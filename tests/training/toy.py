@@ -34,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "discopop": {"temperature": 0.3},
     "dpop": {"beta": 0.2, "lam": 7.0},
     "exo": {"label_smoothing": 0.05},
-    "group_dro": {"beta": 0.2, "step_size": 0.7},
+    "group_dro": {"beta": 0.2, "step_size": 0.7, "maximum_factor": 1.5},
     "ipo": {"beta": 0.3},
     "kto": {"beta": 0.2, "desirable_weight": 1.4, "undesirable_weight": 0.6, "ema_rate": 0.5},
     "madpo": {"beta": 0.2, "tau": 1.2, "lam": 0.8, "minimum": 0.4, "maximum": 2.5},
