@@ -29,7 +29,7 @@ def train(step_size: jax.Array, target_rate: jax.Array) -> tuple[jax.Array, jax.
     """Losses `[STEPS]` and margins `[STEPS, 2]` of one run; the settings may be traced numbers."""
     rule = adaptive.margin_rule(
         adaptive.MarginConfig(
-            2, initial=0, minimum=0, maximum=2, step_size=step_size, ema_rate=0.2, target_rate=target_rate
+            2, initial=0, minimum=0, maximum=6, step_size=step_size, ema_rate=0.2, target_rate=target_rate
         )
     )
 
