@@ -29,8 +29,6 @@ def merge(
     Raises ConfigError, CheckpointError, MergeError, ExportError.
     """
     check_weight(weight)
-    if (a.resolve(), step_a) == (b.resolve(), step_b):
-        raise ConfigError(f"{a} is given twice: the mean of a model with itself is that model")
     models = _open(a, step_a, "--step-a"), _open(b, step_b, "--step-b")
     bases = {model.checkpoint.path.resolve() for model in models}
     checkpoints = {path.resolve() / "checkpoints" for path in (a, b) if is_run(path)}

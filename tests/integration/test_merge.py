@@ -178,7 +178,5 @@ def test_output_that_is_taken_or_an_input_is_refused(folder: Path, tmp_path: Pat
     for first, output in ((a, a), (a, a / "merged"), (folder / "full", folder / "full" / "checkpoints" / "x")):
         result = command(first, b, "--weight", 0.5, "--output", output, "--overwrite")
         assert "is, or lies in, what is merged or its base model" in str(result.exception)
-    result = command(a, a, "--weight", 0.5, "--output", tmp_path / "out")
-    assert "is given twice: the mean of a model with itself is that model" in str(result.exception)
     for name, value in weights(a).items():
         np.testing.assert_array_equal(value, before[name])
