@@ -67,6 +67,19 @@ class Case:
     def step(self, batch: Batch, state: Any) -> Any:
         return self.rule.update(self.stats(batch), state)
 
+    @functools.cached_property
+    def compiled_step(self) -> Callable[[Batch, Any], tuple[Any, Any]]:
+        """The state after a batch and its value, compiled once for all laws."""
+        return compiled_step(self, self.rule)
+
+
+def compiled_step(case: Case, rule: AdaptiveRule) -> Callable[[Batch, Any], tuple[Any, Any]]:
+    def step(batch: Batch, state: Any) -> tuple[Any, Any]:
+        updated = rule.update(case.stats(batch), state)
+        return updated, rule.value(updated)
+
+    return jax.jit(step)
+
 
 def margin_case(**options: Any) -> Case:
     options = MARGIN | {"update": "additive", "normalize_mean": None} | options
@@ -264,12 +277,12 @@ def seen_state(case: Case, num_steps: int = 3) -> Any:
 def deviation(case: Case, num_steps: int = 50) -> float:
     """Largest deviation of state and value from the float64 reference, relative above 1, over so many steps."""
     wanted = case.make_reference(K)
-    update, value = jax.jit(case.step), jax.jit(case.rule.value)
     state, expected, largest = case.rule.init(), wanted.init(), 0.0
     for seed in range(num_steps):
         batch = random_batch(seed)
-        state, expected = update(batch, state), wanted.update(jax.tree.map(np.float64, batch), expected)
-        pairs = zip(leaves((state, value(state))), leaves((expected, wanted.value(expected))), strict=True)
+        state, value = case.compiled_step(batch, state)
+        expected = wanted.update(jax.tree.map(np.float64, batch), expected)
+        pairs = zip(leaves((state, value)), leaves((expected, wanted.value(expected))), strict=True)
         for a, e in pairs:
             largest = max(largest, float(np.max(np.abs(a - e) / np.maximum(np.abs(e), 1.0))))
     return largest
