@@ -175,7 +175,11 @@ def test_output_that_is_taken_or_an_input_is_refused(folder: Path, tmp_path: Pat
     before = weights(a)
     with pytest.raises(ExportError, match="holds an export already"):
         merge(folder / "adapter", folder / "full", a, weight=0.5)
-    for first, output in ((a, a), (a, a / "merged"), (folder / "full", folder / "full" / "checkpoints" / "x")):
+    for first, output in (
+        (a, a),
+        (a, a / "merged"),
+        (folder / "full", folder / "full" / "checkpoints" / "x"),
+    ):
         result = command(first, b, "--weight", 0.5, "--output", output, "--overwrite")
         assert "is, or lies in, what is merged or its base model" in str(result.exception)
     for name, value in weights(a).items():
