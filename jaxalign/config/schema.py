@@ -185,7 +185,7 @@ class Config(Settings):
             rules["margin"] = _make_rule("margin", MarginConfig, num_categories=len(names), **options)
         if "balance" in self.loss.rules:
             rules["balance"] = _make_rule("balance", BalanceConfig, **self.adaptive.balance.model_dump())
-        return Objective(self.loss, self.adaptive.violation, len(names), rules)
+        return Objective(self.loss, self.adaptive.violation, rules)
 
     @property
     def reads_reference_mi(self) -> bool:

@@ -68,7 +68,7 @@ def reward_accuracy(gap: Any, xp: Any = jnp) -> Any:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Signals:
-    """What rules may read of a batch, no gradient through it: `terms`, the batch, log-ratios [B, 2] and `key`."""
+    """What rules may read of a step, no gradient through it: the batch, its log-ratios [B, 2], a random key."""
 
     batch: PairBatch
     log_ratio: jax.Array
@@ -159,7 +159,7 @@ RULES: dict[str, RuleSpec] = {
         adaptive.kl_rule,
         lambda value, x, loss, config: {"kl": value},
         lambda terms, x, loss: _row_stats(1.0, x),
-        lambda state, value: {},
+        lambda state, value: {},  # the log has the value itself, as a mean over the pairs
     ),
     "reward_shift": RuleSpec(
         adaptive.reward_shift_rule,
@@ -179,7 +179,6 @@ class Objective:
 
     config: LossConfig
     violation: ViolationConfig
-    num_categories: int
     rule_configs: Mapping[str, Any]
 
     @property

@@ -72,7 +72,7 @@ def make_objective(name: str = "cat_b_dpo", **changes: Any) -> Objective:
     rules |= {
         rule: {"margin": MARGIN, "balance": BALANCE}[rule] for rule in config.rules if rule not in rules
     }
-    objective = Objective(config, ViolationConfig(), K, rules)
+    objective = Objective(config, ViolationConfig(), rules)
     return dataclasses.replace(objective, **changes)
 
 
