@@ -13,6 +13,16 @@ from jaxalign.run.data import RunData
 log = logging.getLogger(__name__)
 
 
+def usable_data(data: RunData, checkpoint: Checkpoint, config: Config) -> RunData:
+    """The data without the pairs that the loss cannot use. Raises ConfigError for whatever keeps a run from starting."""
+    data = usable_scores(data, config)
+    check_vocabulary(data, checkpoint, config)
+    check_context(data, checkpoint)
+    check_sampling(data, config)
+    check_labels(data, config)
+    return data
+
+
 def limited_heldout(data: RunData, config: Config) -> RunData:
     """At most `evaluation.max_pairs` held-out pairs, a choice that depends on `train.seed` alone."""
     limit = config.evaluation.max_pairs

@@ -13,7 +13,7 @@ from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.parallel import device_bytes, tree_shardings
 from jaxalign.parallel.mesh import abstract_mesh
-from jaxalign.run.checks import check_context, check_labels, check_sampling, check_vocabulary, usable_scores
+from jaxalign.run.checks import usable_data
 from jaxalign.run.data import load_data, load_tokenizer
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import check_margin_model, margin_model_bytes
@@ -39,11 +39,7 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
     config.check_devices(num_devices)
     checkpoint = open_checkpoint(config.model.path)
     tokenizer = load_tokenizer(config)
-    data = usable_scores(load_data(config.data, tokenizer), config)
-    check_vocabulary(data, checkpoint, config)
-    check_context(data, checkpoint)
-    check_sampling(data, config)
-    check_labels(data, config)
+    data = usable_data(load_data(config.data, tokenizer), checkpoint, config)
     length = row_length(config, data)
     policy = make_policy(config.model, checkpoint.config, None, longest_response(*data.splits.values()))
 

@@ -9,10 +9,8 @@ from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.data.loader import padded_length
 from jaxalign.data.sources import Split
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
-from jaxalign.parallel import is_main_process
 from jaxalign.run.data import load_split, load_tokenizer
 from jaxalign.run.load import LoadedModel, load_model, run_config
-from jaxalign.run.policy import LogpsPass, Policy, longest_response
 
 
 def evaluate(
@@ -62,9 +60,7 @@ def evaluate(
 def _logps(
     model: LoadedModel, lora_params: object, dataset: TokenizedDataset, batch_size: int, label: str
 ) -> np.ndarray:
-    policy = Policy(model.decoder, longest_response(dataset), chunk_size=128)
-    parts = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
-    batch_size = -(-batch_size // parts) * parts
-
-    forward = LogpsPass(policy.model_logps, model.mesh, batch_size, show=is_main_process())
-    return forward(model.params, lora_params, dataset, length=padded_length([dataset]), label=label)
+    length = padded_length([dataset])
+    return model.logps(
+        lora_params, dataset, length=length, batch_size=batch_size, chunk_size=128, label=label
+    )

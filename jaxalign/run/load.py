@@ -11,17 +11,20 @@ from jax.sharding import Mesh
 
 from jaxalign.config import Config, ConfigError, parse_config
 from jaxalign.config.schema import ModelConfig
+from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.hf.checkpoint import Checkpoint
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.models.functional import DecoderFns, build_decoder
 from jaxalign.parallel import (
     MeshConfig,
+    is_main_process,
     make_constrain,
     make_mesh,
     tree_shardings,
     with_shardings,
 )
 from jaxalign.run.manifest import model_fingerprint, read_manifest
+from jaxalign.run.policy import LogpsPass, Policy, longest_response
 from jaxalign.training.checkpoint import Checkpointer
 
 
@@ -36,6 +39,26 @@ class LoadedModel:
     mesh: Mesh
     run: Config | None
     step: int | None
+
+    def logps(
+        self,
+        lora_params: Any,
+        dataset: TokenizedDataset,
+        *,
+        length: int,
+        batch_size: int,
+        chunk_size: int,
+        label: str,
+    ) -> np.ndarray:
+        """[n, 2] float32 log-probs of all pairs, with these adapters or without (None), in rows of `length` tokens.
+
+        Batches are those of `batch_size`, rounded up to spread over the devices.
+        """
+        policy = Policy(self.decoder, longest_response(dataset), chunk_size)
+        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        batch_size = -(-batch_size // parts) * parts
+        forward = LogpsPass(policy.model_logps, self.mesh, batch_size, show=is_main_process())
+        return forward(self.params, lora_params, dataset, length=length, label=label)
 
 
 def is_run(path: Path) -> bool:

@@ -20,7 +20,6 @@ from jaxalign.parallel.mesh import abstract_mesh
 from jaxalign.run.data import load_tokenizer
 from jaxalign.run.load import load_model, run_config
 from jaxalign.run.manifest import model_fingerprint, read_manifest
-from jaxalign.run.policy import LogpsPass, Policy, longest_response
 from jaxalign.run.reference import cached_arrays
 from jaxalign.training.checkpoint import Checkpointer
 from jaxalign.training.loss_settings import ModpoConfig
@@ -194,13 +193,13 @@ def _logps(
     model = load_model(path, numerics=numerics)
     at = "" if model.step is None else f" at step {model.step}"
     log.info("margin model: %s%s", path, at)
-    policy = Policy(model.decoder, longest_response(dataset), numerics.logps_chunk_size)
-    parts = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
-    forward = LogpsPass(
-        policy.model_logps, model.mesh, -(-batch_size // parts) * parts, show=is_main_process()
-    )
-    logps = forward(
-        model.params, model.lora_params, dataset, length=length, label="train: log-probs of the margin model"
+    logps = model.logps(
+        model.lora_params,
+        dataset,
+        length=length,
+        batch_size=batch_size,
+        chunk_size=numerics.logps_chunk_size,
+        label="train: log-probs of the margin model",
     )
     bad = np.flatnonzero(~np.isfinite(logps).all(axis=1))
     if bad.size:

@@ -27,14 +27,7 @@ from jaxalign.parallel import (
     tree_shardings,
     with_shardings,
 )
-from jaxalign.run.checks import (
-    check_context,
-    check_labels,
-    check_sampling,
-    check_vocabulary,
-    limited_heldout,
-    usable_scores,
-)
+from jaxalign.run.checks import limited_heldout, usable_data
 from jaxalign.run.data import RunData, load_data, load_tokenizer
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import check_margin_model, margin_model_fingerprint, margin_rewards
@@ -118,11 +111,7 @@ def prepare(
     mesh = make_mesh(config.mesh, devices)
     checkpoint = open_checkpoint(config.model.path)
     tokenizer = load_tokenizer(config)
-    data = usable_scores(limited_heldout(load_data(config.data, tokenizer), config), config)
-    check_vocabulary(data, checkpoint, config)
-    check_context(data, checkpoint)
-    check_sampling(data, config)
-    check_labels(data, config)
+    data = usable_data(limited_heldout(load_data(config.data, tokenizer), config), checkpoint, config)
     num_steps = count_steps(config, len(data.train))
     length = row_length(config, data)
     policy = make_policy(config.model, checkpoint.config, mesh, longest_response(*data.splits.values()))
