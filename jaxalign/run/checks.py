@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def usable_data(data: RunData, checkpoint: Checkpoint, config: Config) -> RunData:
-    """The data without the pairs that the loss cannot use. Raises ConfigError for whatever keeps a run from starting."""
+    """The data without the pairs that the loss cannot use. Raises ConfigError for what keeps a run from starting."""
     data = usable_scores(data, config)
     check_vocabulary(data, checkpoint, config)
     check_context(data, checkpoint)
