@@ -1,66 +1,56 @@
-"""Attention over padded rows: one definition of who sees whom, and the dense form that is the reference.
+"""The choice among the implementations of attention. They all mean the same: see visibility.py for what.
 
-Pure functions of arrays, jax alone. Projections, rotary embedding and caches do not live here.
+Projections, rotary embedding and caches do not live here.
 """
 
-import jax
-import jax.numpy as jnp
+from typing import Literal
+
+from jaxalign.ops.dense import DenseAttention
+from jaxalign.ops.visibility import Attention, is_visible, plain_places
+
+__all__ = ["Attention", "Implementation", "causal_attention", "is_visible", "make_attention", "plain_places"]
+
+Implementation = Literal["dense", "blockwise", "splash", "cudnn"]
 
 
-def is_visible(query_index: jax.Array, key_index: jax.Array, *, sliding_window: int | None) -> jax.Array:
-    """Whether a query sees a key; the indices broadcast, and a sliding window counts the query itself."""
-    visible = key_index <= query_index
-    if sliding_window is not None:
-        visible &= key_index > query_index - sliding_window
-    return visible
-
-
-def causal_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+def make_attention(
+    implementation: Implementation,
     *,
     sliding_window: int | None = None,
+    soft_cap: float | None = None,
     scale: float | None = None,
-) -> jax.Array:
-    """Causal softmax attention with grouped key/value heads.
-
-    softmax(scale * q k^T + mask) v, the softmax in float32. Rows are padded on the right: no real token
-    sees padding, and what padded queries compute is meaningless.
+    unfolded_length: int | None = None,
+    block_size: int | None = None,
+    interpret: bool = False,
+) -> Attention:
+    """One of the implementations of attention.
 
     Args:
-        query: [N, L, H, E].
-        key: [N, L, K, E], where K divides H; key head k serves query heads k*H/K to (k+1)*H/K - 1.
-        value: [N, L, K, E].
-        sliding_window: number of latest keys that a query sees, itself included; None for all.
-        scale: factor on the scores; E**-0.5 by default.
-
-    Returns:
-        [N, L, H, E] in the dtype of `query`.
+        implementation: "dense" (the reference).
+        sliding_window: number of latest positions that a query sees, its own included; None for all.
+        soft_cap: the scores become `soft_cap * tanh(scores / soft_cap)`.
+        scale: factor on q k^T; E**-0.5 by default.
+        unfolded_length: tokens of a row once every prompt is repeated for its rejected response; for "splash".
+        block_size: tokens that are computed at a time, by "blockwise" and "splash".
+        interpret: run the kernel of "splash" without a TPU, slowly.
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        ValueError: for an unknown implementation, or an option that it does not have.
 
     Example:
         >>> import jax.numpy as jnp
+        >>> attention = make_attention("dense")
+        >>> prepared = attention.prepare(plain_places(num_rows=1, length=3))
         >>> x = jnp.ones((1, 3, 2, 4))
-        >>> causal_attention(x, x[:, :, :1], x[:, :, :1]).shape
+        >>> attention(x, x[:, :, :1], x[:, :, :1], prepared).shape
         (1, 3, 2, 4)
     """
-    N, L, H, E = query.shape
-    K = key.shape[2]
-    if key.shape != (N, L, K, E) or value.shape != key.shape or H % K:
-        raise ValueError(
-            f"query {query.shape}, key {key.shape}, value {value.shape}: expected [N, L, H, E], [N, L, K, E] "
-            "and [N, L, K, E] with K dividing H"
-        )
-    if scale is None:
-        scale = E**-0.5
-    # The groups become a dimension of the query, so that keys and values are never repeated in memory.
-    grouped = query.reshape(N, L, K, H // K, E)
-    scores = jnp.einsum("nqkge,nske->nkgqs", grouped, key, preferred_element_type=jnp.float32)
-    index = jnp.arange(L)
-    mask = is_visible(index[:, None], index[None, :], sliding_window=sliding_window)
-    scores = jnp.where(mask[None, None, None], scores * scale, -jnp.inf)  # a query always sees itself
-    probs = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("nkgqs,nske->nqkge", probs, value).reshape(N, L, H, E)
+    if implementation == "dense":
+        return DenseAttention(sliding_window, soft_cap, scale)
+    raise ValueError(f"implementation: got {implementation!r}, expected 'dense'")
+
+
+def causal_attention(query, key, value, *, sliding_window=None, scale=None):  # type: ignore[no-untyped-def]
+    """Plain causal attention; goes as soon as the decoder passes places."""
+    attention = make_attention("dense", sliding_window=sliding_window, scale=scale)
+    return attention(query, key, value, attention.prepare(plain_places(*query.shape[:2])))
