@@ -29,11 +29,15 @@ class Places:
     segment   [N, L] int32    1, 2, ... within a row; 0 for padding
     branch    [N, L] int32    PROMPT, CHOSEN or REJECTED
     position  [N, L] int32    from 0 in each sequence: the chosen and the rejected response both go on from the prompt
+
+    unfolded_length, which is static, bounds the tokens of a row once every prompt is repeated for its rejected
+    response (L where none is shared); None where it is not known, at most 2 L.
     """
 
     segment: Array
     branch: Array
     position: Array
+    unfolded_length: int | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass

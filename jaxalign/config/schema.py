@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from jaxalign.adaptive import BalanceConfig, MarginConfig
-from jaxalign.data.settings import DataConfig
+from jaxalign.data.settings import DataConfig, RowsConfig
 from jaxalign.errors import JaxalignError
 from jaxalign.models.lora import LoraConfig
 from jaxalign.parallel import MeshConfig
@@ -40,8 +40,11 @@ class ModelConfig(Settings):
     remat: Literal["none", "dots", "full"] = Field(
         default="full", description="what the backward pass recomputes"
     )
+    attention: Literal["auto", "dense", "blockwise", "splash", "cudnn"] = Field(
+        default="auto", description="kernel; auto: splash on TPU, cudnn on GPU, blockwise elsewhere"
+    )
     logps_chunk_size: int = Field(
-        default=128, ge=1, description="positions per row that go through the head at a time"
+        default=512, ge=1, description="response tokens of a device that go through the head at a time"
     )
     lora: LoraConfig | None = Field(default=None, description="null: train all parameters")
 
@@ -101,7 +104,7 @@ class EvaluationConfig(Settings):
         description="evaluate a random choice of so many held-out pairs; null: all of them",
     )
     batch_size: int | None = Field(
-        default=None, ge=1, description="pairs at a time; null: a micro-batch of training"
+        default=None, ge=1, description="pairs at a time; null: four micro-batches of training"
     )
 
 
@@ -121,6 +124,7 @@ class Config(Settings):
     reference: ReferenceConfig = ReferenceConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig
+    rows: RowsConfig = RowsConfig()
     mesh: MeshConfig = MeshConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -212,6 +216,16 @@ class Config(Settings):
                 f"data.sampling.strategy margin follows the violation rates of the margin rule, which loss "
                 f"{self.loss.name} does not have; use cat_dpo or cat_b_dpo, or another strategy"
             )
+
+        if sampling is not None and sampling.strategy == "margin" and self.rows.layout == "packed":
+            raise ValueError(
+                "data.sampling.strategy margin chooses each batch as it comes, but rows.layout packed fixes the shape "
+                "of all of them in advance; set rows.layout: padded, or use another strategy"
+            )
+
+    def evaluation_batch_size(self) -> int:
+        """Pairs at a time where nothing trains."""
+        return self.evaluation.batch_size or 4 * self.micro_batch_size()
 
     def micro_batch_size(self) -> int:
         """Pairs that are on the devices at a time."""

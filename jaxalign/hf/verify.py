@@ -16,6 +16,7 @@ from jaxalign.errors import MissingPackageError
 from jaxalign.hf.checkpoint import Checkpoint, CheckpointError
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.models.functional import DecoderFns, unconstrained
+from jaxalign.ops.attention import make_attention, plain_places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +107,17 @@ def verify_export(
 def _logits_fn(decoder: DecoderFns) -> Any:
     """Logits [N, L, V] in float32, in full precision also where matrix units have less by default."""
     # One sequence cannot be spread over a mesh as a batch can, so nothing is pinned here.
-    spec = dataclasses.replace(decoder.spec, compute_dtype=jnp.dtype("float32"), constrain=unconstrained)
+    spec = dataclasses.replace(
+        decoder.spec,
+        compute_dtype=jnp.dtype("float32"),
+        constrain=unconstrained,
+        attention=make_attention("dense", sliding_window=decoder.config.sliding_window),
+    )
     exact = dataclasses.replace(decoder, spec=spec)
 
     def logits(params: Any, lora_params: Any, tokens: jax.Array) -> jax.Array:
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
         with jax.default_matmul_precision("highest"):
-            return exact.logits(params, lora_params, tokens, positions)
+            return exact.logits(params, lora_params, tokens, plain_places(*tokens.shape))
 
     return jax.jit(logits)
 

@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxalign.batch import Places
 from jaxalign.models.config import DecoderConfig
 from jaxalign.models.lora import LoraConfig
 from jaxalign.models.rope import apply_rope, rope_tables
-from jaxalign.ops.attention import causal_attention
+from jaxalign.ops.attention import Attention
 
 RematPolicy = Literal["none", "full", "dots"]
 Dims = tuple[str | None, ...]
+Rope = tuple[jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class DecoderSpec:
     param_dtype: jnp.dtype
     remat: RematPolicy
     lora: LoraConfig | None
+    attention: Attention
     constrain: Callable[[jax.Array, Dims], jax.Array]
 
 
@@ -87,7 +90,7 @@ class RMSNorm(nnx.Module):
         return (normed * self.scale[...].astype(jnp.float32)[None, None]).astype(self.spec.compute_dtype)
 
 
-class Attention(nnx.Module):
+class SelfAttention(nnx.Module):
     """Grouped-query self-attention with rotary positions."""
 
     def __init__(self, spec: DecoderSpec, rngs: nnx.Rngs) -> None:
@@ -99,8 +102,8 @@ class Attention(nnx.Module):
         self.value = Linear(spec, "value", (D, KE), ("model", "kv_heads"), c.qkv_bias, rngs)
         self.out = Linear(spec, "out", (HE, D), ("heads", "model"), c.out_bias, rngs)
 
-    def __call__(self, x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """[N, L, D] and the tables of `rope_tables` -> [N, L, D]."""
+    def __call__(self, x: jax.Array, rope: Rope, prepared: Any) -> jax.Array:
+        """[N, L, D], the tables of `rope_tables` and what the kernel has prepared -> [N, L, D]."""
         N, L, _ = x.shape
         c, constrain = self.spec.config, self.spec.constrain
 
@@ -110,7 +113,7 @@ class Attention(nnx.Module):
         query = apply_rope(heads(self.query(x), "heads"), rope)
         key = apply_rope(heads(self.key(x), "kv_heads"), rope)
         value = heads(self.value(x), "kv_heads")
-        mixed = causal_attention(query, key, value, sliding_window=c.sliding_window)
+        mixed = self.spec.attention(query, key, value, prepared)
         return self.out(mixed.reshape(N, L, -1))
 
 
@@ -137,13 +140,13 @@ class Layer(nnx.Module):
     def __init__(self, spec: DecoderSpec, rngs: nnx.Rngs) -> None:
         self.spec = spec
         self.attention_norm = RMSNorm(spec)
-        self.attention = Attention(spec, rngs)
+        self.attention = SelfAttention(spec, rngs)
         self.mlp_norm = RMSNorm(spec)
         self.mlp = MLP(spec, rngs)
 
-    def __call__(self, x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def __call__(self, x: jax.Array, rope: Rope, prepared: Any) -> jax.Array:
         """[N, L, D] -> [N, L, D]."""
-        x += self.attention(self.attention_norm(x), rope)
+        x += self.attention(self.attention_norm(x), rope, prepared)
         x += self.mlp(self.mlp_norm(x))
         return self.spec.constrain(x, ("batch", "length", "model"))
 
@@ -161,15 +164,16 @@ class Decoder(nnx.Module):
         if not c.tie_embeddings:
             self.head = _normal(spec, rngs, (c.hidden_size, c.vocab_size), ("model", "vocab"))
 
-    def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        """Token ids and positions [N, L] -> hidden states [N, L, D] after the final norm."""
+    def __call__(self, tokens: jax.Array, places: Places) -> jax.Array:
+        """Token ids and places [N, L] -> hidden states [N, L, D] after the final norm."""
         x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.spec.compute_dtype)
         x = self.spec.constrain(x, ("batch", "length", "model"))
-        rope = rope_tables(self.spec.config, positions)
+        rope = rope_tables(self.spec.config, places.position)
+        prepared = self.spec.attention.prepare(places)
         graphdef, stacked = nnx.split(self.layers)
 
         def layer_step(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
-            return nnx.merge(graphdef, layer)(x, rope), None
+            return nnx.merge(graphdef, layer)(x, rope, prepared), None
 
         x, _ = jax.lax.scan(_rematerialised(layer_step, self.spec.remat), x, stacked)
         return self.final_norm(x)

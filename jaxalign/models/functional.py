@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxalign.batch import Places
 from jaxalign.models.config import DecoderConfig
 from jaxalign.models.decoder import Decoder, DecoderSpec, Dims, LoraParam, RematPolicy
 from jaxalign.models.lora import LoraConfig
+from jaxalign.ops.attention import Attention, make_attention
 
 Params = dict[str, Any]  # nested, with arrays at the leaves
 
@@ -60,35 +62,34 @@ class DecoderFns:
         return jax.jit(lambda key: _initial(self.spec, key)[1])(key)
 
     def hidden(
-        self, params: Params, lora_params: Params | None, tokens: jax.Array, positions: jax.Array
+        self, params: Params, lora_params: Params | None, tokens: jax.Array, places: Places
     ) -> jax.Array:
-        """Hidden states [N, L, D] after the final norm, from token ids and positions, both [N, L].
+        """Hidden states [N, L, D] after the final norm, from token ids and places, both [N, L].
 
         Without `lora_params` the base runs alone, also in a decoder that was built with adapters.
         """
-        if tokens.ndim != 2 or tokens.shape != positions.shape:
-            raise ValueError(
-                f"tokens {tokens.shape} and positions {positions.shape}: expected one shape [N, L]"
-            )
+        shapes = {x.shape for x in jax.tree.leaves(places)}
+        if tokens.ndim != 2 or shapes != {tokens.shape}:
+            raise ValueError(f"tokens {tokens.shape} and places {sorted(shapes)}: expected one shape [N, L]")
         if lora_params is None:
             graphdef, _, _ = _structure(dataclasses.replace(self.spec, lora=None))
-            return nnx.merge(graphdef, params)(tokens, positions)
+            return nnx.merge(graphdef, params)(tokens, places)
         if self.spec.lora is None:
             raise ValueError(
                 "lora_params given to a decoder built without adapters; pass lora=LoraConfig(...)"
             )
         graphdef, _, _ = _structure(self.spec)
-        return nnx.merge(graphdef, params, lora_params)(tokens, positions)
+        return nnx.merge(graphdef, params, lora_params)(tokens, places)
 
     def head(self, params: Params) -> jax.Array:
         """The output projection [D, V] in the parameters' dtype; the embedding transposed if it is tied."""
         return params["embedding"].T if self.config.tie_embeddings else params["head"]
 
     def logits(
-        self, params: Params, lora_params: Params | None, tokens: jax.Array, positions: jax.Array
+        self, params: Params, lora_params: Params | None, tokens: jax.Array, places: Places
     ) -> jax.Array:
         """Logits [N, L, V] float32, for short inputs: training never holds them all."""
-        hidden = self.hidden(params, lora_params, tokens, positions)
+        hidden = self.hidden(params, lora_params, tokens, places)
         head = self.head(params).astype(hidden.dtype)
         return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
 
@@ -108,16 +109,24 @@ def build_decoder(
     param_dtype: Any,
     remat: RematPolicy = "full",
     lora: LoraConfig | None = None,
+    attention: Attention | None = None,
     constrain: Callable[[jax.Array, Dims], jax.Array] = unconstrained,
 ) -> DecoderFns:
-    """The functions of a decoder; `constrain(x, dims)` may pin the sharding of each named activation."""
+    """The functions of a decoder, with dense attention unless another is given.
+
+    `constrain(x, dims)` may pin the sharding of each named activation. Raises ValueError for an option that is none.
+    """
+    if attention is None:
+        attention = make_attention("dense", sliding_window=config.sliding_window)
     if remat not in get_args(RematPolicy):
         raise ValueError(f"remat={remat!r}: expected one of {', '.join(get_args(RematPolicy))}")
     dtypes = {"compute_dtype": jnp.dtype(compute_dtype), "param_dtype": jnp.dtype(param_dtype)}
     for name, dtype in dtypes.items():
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"{name}={dtype}: expected a floating-point type such as float32 or bfloat16")
-    return DecoderFns(DecoderSpec(config, remat=remat, lora=lora, constrain=constrain, **dtypes))
+    return DecoderFns(
+        DecoderSpec(config, remat=remat, lora=lora, attention=attention, constrain=constrain, **dtypes)
+    )
 
 
 @functools.cache

@@ -64,9 +64,14 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def num_groups(mesh: Mesh | AbstractMesh) -> int:
+    """How many groups of rows a micro-batch has: one for each device along data and fsdp."""
+    return math.prod(mesh.shape[axis] for axis in LOGICAL_TO_MESH["batch"])
+
+
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The leading dimension (pairs) is split over data and fsdp."""
-    return NamedSharding(mesh, PartitionSpec(LOGICAL_TO_MESH["batch"]))
+    """Of stacked micro-batches: the second dimension (pairs, rows or groups) is split over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(None, LOGICAL_TO_MESH["batch"]))
 
 
 def make_constrain(mesh: Mesh) -> Callable[[jax.Array, Dims], jax.Array]:

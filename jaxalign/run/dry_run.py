@@ -1,6 +1,5 @@
 """`jaxalign train --dry-run`: everything that can be checked without training, and for pods that are not here."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,16 @@ from rich.table import Table
 
 from jaxalign.config import Config, ConfigError
 from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.data.packing import RowShape
 from jaxalign.hf.read import open_checkpoint
-from jaxalign.parallel import device_bytes, tree_shardings
+from jaxalign.parallel import AXES, device_bytes, num_groups, tree_shardings
 from jaxalign.parallel.mesh import abstract_mesh
 from jaxalign.run.checks import usable_data
 from jaxalign.run.data import load_data, load_tokenizer
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import check_margin_model, margin_model_bytes
-from jaxalign.run.policy import Policy, longest_response, make_policy
-from jaxalign.run.setup import count_steps, row_length
+from jaxalign.run.policy import Policy, make_policy, row_multiple
+from jaxalign.run.setup import count_steps, make_loader
 from jaxalign.run.workdir import run_to_resume
 from jaxalign.training.loss_settings import ModpoConfig
 from jaxalign.training.optimizer import make_optimizer, make_schedule
@@ -40,26 +40,39 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
     checkpoint = open_checkpoint(config.model.path)
     tokenizer = load_tokenizer(config)
     data = usable_data(load_data(config.data, tokenizer), checkpoint, config)
-    length = row_length(config, data)
-    policy = make_policy(config.model, checkpoint.config, None, longest_response(*data.splits.values()))
-
+    policy = make_policy(config.model, checkpoint.config, None)
     checkpoint.check(policy.decoder.abstract_params())
     if isinstance(config.loss, ModpoConfig):
         fingerprint = model_fingerprint(checkpoint)
         check_margin_model(config.loss.margin_model, config.model, checkpoint, tokenizer, fingerprint)
     show_pairs(data.train, tokenizer, console)
     steps = count_steps(config, len(data.train))
-    console.print(f"{steps} steps of {config.train.batch_size} pairs, rows of {length} tokens")
-    shape = dict(zip(("data", "fsdp", "tensor"), config.mesh.shape(num_devices), strict=True))
-    console.print(f"mesh {shape} over {num_devices} devices")
-    if num_devices != jax.device_count():
+    here = num_devices == jax.device_count()
+    shape, padding = row_shape(config, data.train, steps, num_devices, here=here)
+    console.print(
+        f"{steps} steps of at most {config.train.batch_size} pairs: {config.train.num_micro_batches} x "
+        f"{shape.num_rows} rows of {shape.length} tokens, {padding:.1%} of them padding"
+    )
+    axes = dict(zip(AXES, config.mesh.shape(num_devices), strict=True))
+    console.print(f"mesh {axes} over {num_devices} devices")
+    if not here:
         console.print(
             f"this machine has {jax.device_count()} devices: only shapes were checked for {num_devices}"
         )
-    console.print(memory_table(config, policy, num_devices, steps, length))
+    console.print(memory_table(config, policy, num_devices, steps, shape))
     if resumed is not None:
         console.print(f"{workdir} holds a run that would be resumed", markup=False)
     console.print("nothing was found that keeps the configuration from running; nothing was trained")
+
+
+def row_shape(
+    config: Config, train: TokenizedDataset, num_steps: int, num_devices: int, *, here: bool
+) -> tuple[RowShape, float]:
+    """The rows of a micro-batch as training makes them, and the share of their tokens that is padding."""
+    on_cpu = here and jax.default_backend() == "cpu"
+    groups = num_groups(abstract_mesh(config.mesh, num_devices))
+    loader = make_loader(config, train, num_steps, groups, row_multiple("cpu" if on_cpu else "tpu"))
+    return loader.shape, loader.padding
 
 
 def show_pairs(dataset: TokenizedDataset, tokenizer: Any, console: Console) -> None:
@@ -79,7 +92,7 @@ def show_pairs(dataset: TokenizedDataset, tokenizer: Any, console: Console) -> N
 
 
 def memory_estimate(
-    config: Config, policy: Policy, num_devices: int, num_steps: int, length: int
+    config: Config, policy: Policy, num_devices: int, num_steps: int, shape: RowShape
 ) -> dict[str, int]:
     """Bytes per device by purpose; state is exact, activations are an estimate."""
     mesh = abstract_mesh(config.mesh, num_devices)
@@ -93,8 +106,6 @@ def memory_estimate(
     frozen = 0
     if decoder.lora is not None or config.reference.mode == "online":
         frozen = _base_bytes(config, policy, num_devices)
-    *parts, tensor = config.mesh.shape(num_devices)
-    rows = 2 * config.micro_batch_size() // math.prod(parts)
     return {
         "trained parameters": device_bytes(state.params, placed.params),
         # Gradients add up in float32; micro-batches have one more set of them.
@@ -102,34 +113,35 @@ def memory_estimate(
         * (1 if config.train.num_micro_batches == 1 else 2),
         "optimizer state": device_bytes(state.opt_state, placed.opt_state),
         "frozen parameters": frozen,
-        "activations (estimate)": _activation_bytes(config, policy, rows, length, tensor),
+        "activations (estimate)": _activation_bytes(config, policy, shape, mesh.shape["tensor"]),
     }
 
 
-def _activation_bytes(config: Config, policy: Policy, rows: int, length: int, tensor: int) -> int:
+def _activation_bytes(config: Config, policy: Policy, shape: RowShape, tensor: int) -> int:
     """What the backward pass keeps by remat policy, one layer's work, two chunks of float32 logits, and the head.
 
     The head is gathered whole over fsdp; where it trains, so is its float32 gradient.
     """
     model = policy.decoder.config
     width = 2 if config.model.dtype == "bfloat16" else 4
-    tokens = rows * length
+    tokens = shape.num_rows // shape.num_groups * shape.length
     inner = 2 * model.head_dim * (model.num_heads + model.num_kv_heads) + 3 * model.intermediate_size
     layer = tokens * (4 * model.hidden_size + inner // tensor) * width
-    scores = rows * model.num_heads // tensor * length * length * 4
+    dense = config.model.attention == "dense"  # the other kernels hold no scores
+    scores = tokens * shape.length * model.num_heads // tensor * 4 if dense else 0
     kept = {"full": tokens * model.hidden_size * width, "dots": layer, "none": layer + scores}
-    chunk = min(config.model.logps_chunk_size, policy.response_length)
-    logits = 2 * rows * chunk * model.vocab_size // tensor * 4
+    chunk = min(config.model.logps_chunk_size, shape.num_targets)
+    logits = 2 * chunk * model.vocab_size // tensor * 4
     head = model.hidden_size * model.vocab_size // tensor * (width if config.model.lora else width + 4)
     return head + model.num_layers * kept[config.model.remat] + layer + scores + logits
 
 
-def memory_table(config: Config, policy: Policy, num_devices: int, num_steps: int, length: int) -> Table:
+def memory_table(config: Config, policy: Policy, num_devices: int, num_steps: int, shape: RowShape) -> Table:
     """The estimate as a table, with the device's capacity where it is known.
 
     A margin model is on the devices before training alone, beside the base model: no part of the sum.
     """
-    estimate = memory_estimate(config, policy, num_devices, num_steps, length)
+    estimate = memory_estimate(config, policy, num_devices, num_steps, shape)
     needed = sum(estimate.values())
     rows = [*estimate.items(), ("sum", needed)]
     if isinstance(config.loss, ModpoConfig):

@@ -2,15 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from jaxalign.config import ConfigError, load_config
-from jaxalign.data.dataset import TokenizedDataset
-from jaxalign.data.loader import padded_length
 from jaxalign.data.sources import Split
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.run.data import load_split, load_tokenizer
-from jaxalign.run.load import LoadedModel, load_model, run_config
+from jaxalign.run.load import load_model, run_config
 
 
 def evaluate(
@@ -33,10 +29,10 @@ def evaluate(
     model = load_model(path, step=step, numerics=numerics)
     tokenizer = load_tokenizer(run) if run is not None else model.checkpoint.load_tokenizer()
     dataset, _ = load_split(config.data, tokenizer, split)
-    logps = _logps(model, model.lora_params, dataset, batch_size, "policy")
+    logps = model.logps(model.lora_params, dataset, batch_size=batch_size, label="policy")
     step, vocab_size = model.step, model.checkpoint.config.vocab_size
     if reference is None and model.lora_params is not None:
-        base = _logps(model, None, dataset, batch_size, "reference")  # the adapter's own base
+        base = model.logps(None, dataset, batch_size=batch_size, label="reference")  # the adapter's own base
     else:
         del model  # two models need not fit
         source = reference or numerics.path
@@ -46,7 +42,7 @@ def evaluate(
                 f"the reference {source} has a vocabulary of {other.checkpoint.config.vocab_size}, {path} one of "
                 f"{vocab_size}: they cannot be compared token by token"
             )
-        base = _logps(other, other.lora_params, dataset, batch_size, "reference")
+        base = other.logps(other.lora_params, dataset, batch_size=batch_size, label="reference")
     return preference_report(
         logps,
         base,
@@ -54,13 +50,4 @@ def evaluate(
         beta=owner.loss.reward_beta,
         threshold=owner.adaptive.violation.threshold,
         step=step,
-    )
-
-
-def _logps(
-    model: LoadedModel, lora_params: object, dataset: TokenizedDataset, batch_size: int, label: str
-) -> np.ndarray:
-    length = padded_length([dataset])
-    return model.logps(
-        lora_params, dataset, length=length, batch_size=batch_size, chunk_size=128, label=label
     )

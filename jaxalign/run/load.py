@@ -5,26 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxalign.config import Config, ConfigError, parse_config
 from jaxalign.config.schema import ModelConfig
 from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.data.settings import RowsConfig
 from jaxalign.hf.checkpoint import Checkpoint
 from jaxalign.hf.read import open_checkpoint
-from jaxalign.models.functional import DecoderFns, build_decoder
+from jaxalign.models.functional import DecoderFns
 from jaxalign.parallel import (
     MeshConfig,
     is_main_process,
-    make_constrain,
     make_mesh,
+    num_groups,
     tree_shardings,
     with_shardings,
 )
 from jaxalign.run.manifest import model_fingerprint, read_manifest
-from jaxalign.run.policy import LogpsPass, Policy, longest_response
+from jaxalign.run.policy import LogpsPass, Policy, make_policy
 from jaxalign.training.checkpoint import Checkpointer
 
 
@@ -33,32 +33,35 @@ class LoadedModel:
     """A decoder with its parameters, spread over all devices. `run` is the configuration it was trained with."""
 
     checkpoint: Checkpoint
-    decoder: DecoderFns
+    policy: Policy
     params: Any
     lora_params: Any
     mesh: Mesh
     run: Config | None
     step: int | None
 
+    @property
+    def decoder(self) -> DecoderFns:
+        """The functions of the decoder."""
+        return self.policy.decoder
+
     def logps(
         self,
         lora_params: Any,
         dataset: TokenizedDataset,
         *,
-        length: int,
         batch_size: int,
-        chunk_size: int,
         label: str,
     ) -> np.ndarray:
-        """[n, 2] float32 log-probs of all pairs, with these adapters or without (None), in rows of `length` tokens.
+        """[n, 2] float32 log-probs of all pairs, with these adapters or without (None).
 
         Batches are those of `batch_size`, rounded up to spread over the devices.
         """
-        policy = Policy(self.decoder, longest_response(dataset), chunk_size)
-        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        parts = num_groups(self.mesh)
         batch_size = -(-batch_size // parts) * parts
-        forward = LogpsPass(policy.model_logps, self.mesh, batch_size, show=is_main_process())
-        return forward(self.params, lora_params, dataset, length=length, label=label)
+        logps = self.policy.model_logps
+        forward = LogpsPass(logps, self.mesh, batch_size, RowsConfig(), show=is_main_process())
+        return forward(self.params, lora_params, dataset, label=label)
 
 
 def is_run(path: Path) -> bool:
@@ -80,14 +83,11 @@ def load_model(
     if step is not None:
         raise ConfigError(f"--step {step} needs the workdir of a run; {path} has no manifest.json")
     checkpoint = open_checkpoint(path)
-    decoder = build_decoder(
-        checkpoint.config,
-        compute_dtype=jnp.dtype(numerics.dtype if numerics else "float32"),
-        param_dtype=jnp.dtype(numerics.param_dtype if numerics else "float32"),
-        remat="none",
-        constrain=make_constrain(mesh),
-    )
-    return LoadedModel(checkpoint, decoder, _pretrained(checkpoint, decoder, mesh), None, mesh, None, None)
+    # Without a run the numbers are float32, unless the numerics of another one are given.
+    numerics = numerics or ModelConfig(path=path, dtype="float32", param_dtype="float32")
+    policy = make_policy(numerics.model_copy(update={"lora": None}), checkpoint.config, mesh)
+    params = _pretrained(checkpoint, policy.decoder, mesh)
+    return LoadedModel(checkpoint, policy, params, None, mesh, None, None)
 
 
 def run_config(path: Path) -> Config | None:
@@ -109,14 +109,8 @@ def _load_run(workdir: Path, step: int | None, mesh: Mesh, with_base: bool) -> L
         raise ConfigError(
             f"{config.model.path} is not the model that {workdir} was trained from: its contents have changed"
         )
-    decoder = build_decoder(
-        checkpoint.config,
-        compute_dtype=jnp.dtype(config.model.dtype),
-        param_dtype=jnp.dtype(config.model.param_dtype),
-        remat="none",
-        lora=config.model.lora,
-        constrain=make_constrain(mesh),
-    )
+    policy = make_policy(config.model, checkpoint.config, mesh)
+    decoder = policy.decoder
     adapter = config.model.lora is not None
     abstract = decoder.abstract_lora() if adapter else decoder.abstract_params()
     dims = decoder.lora_logical_dims() if adapter else decoder.logical_dims()
@@ -124,9 +118,9 @@ def _load_run(workdir: Path, step: int | None, mesh: Mesh, with_base: bool) -> L
     with Checkpointer(workdir / "checkpoints", keep=None) as checkpointer:
         parts, step = checkpointer.restore_parts({"params": placed}, step)
     if not adapter:
-        return LoadedModel(checkpoint, decoder, parts["params"], None, mesh, config, step)
+        return LoadedModel(checkpoint, policy, parts["params"], None, mesh, config, step)
     base = _pretrained(checkpoint, decoder, mesh) if with_base else None
-    return LoadedModel(checkpoint, decoder, base, parts["params"], mesh, config, step)
+    return LoadedModel(checkpoint, policy, base, parts["params"], mesh, config, step)
 
 
 def _pretrained(checkpoint: Checkpoint, decoder: DecoderFns, mesh: Mesh) -> Any:

@@ -62,7 +62,6 @@ def margin_rewards(
     *,
     fingerprint: str,
     numerics: ModelConfig,
-    length: int,
     batch_size: int,
     cache_dir: Path,
 ) -> np.ndarray:
@@ -90,7 +89,7 @@ def margin_rewards(
         cache, ingredients, len(part), required=False, names=("logps",), what="margin log-probs"
     )
     if arrays is None:
-        arrays = {"logps": _logps(loss.margin_model, part, numerics, length, batch_size)}
+        arrays = {"logps": _logps(loss.margin_model, part, numerics, batch_size)}
         if is_main_process():
             write_reference(cache, arrays, ingredients)
     rewards = np.full_like(reference, np.nan, dtype=np.float32)
@@ -186,9 +185,7 @@ def _decoder(run: Config | None, other: Checkpoint, numerics: ModelConfig) -> De
     )
 
 
-def _logps(
-    path: Path, dataset: TokenizedDataset, numerics: ModelConfig, length: int, batch_size: int
-) -> np.ndarray:
+def _logps(path: Path, dataset: TokenizedDataset, numerics: ModelConfig, batch_size: int) -> np.ndarray:
     """[n, 2] float32 log-probs of all pairs under the margin model."""
     model = load_model(path, numerics=numerics)
     at = "" if model.step is None else f" at step {model.step}"
@@ -196,9 +193,7 @@ def _logps(
     logps = model.logps(
         model.lora_params,
         dataset,
-        length=length,
         batch_size=batch_size,
-        chunk_size=numerics.logps_chunk_size,
         label="train: log-probs of the margin model",
     )
     bad = np.flatnonzero(~np.isfinite(logps).all(axis=1))

@@ -1,4 +1,4 @@
-"""Summed response log-probs of a batch of pairs under any model that maps tokens to hidden states."""
+"""Summed response log-probs of a batch of pairs under any model that maps rows of tokens to hidden states."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,94 +7,74 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
-from jaxalign.batch import PairBatch
+from jaxalign.batch import PairBatch, Rows
 from jaxalign.ops.token_logps import token_logps
 
 PairLogpsFn = Callable[[Any, Any, PairBatch], jax.Array]
 """(trainable params, frozen params, batch) -> [B, 2] float32, what the train step needs of a model."""
 
+HeadFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""(hidden [G, S, D], head [D, V], targets [G, S]) -> [G, S] float32 log-probs, as `jaxalign.ops.token_logps` does."""
 
-def sum_response_logps(
-    hidden: jax.Array,
-    head: jax.Array,
-    tokens: jax.Array,
-    response_mask: jax.Array,
-    *,
-    response_length: int,
-    chunk_size: int,
-    train_head: bool,
+
+def predicting_states(hidden: jax.Array, rows: Rows) -> jax.Array:
+    """[G, S, D], the states of hidden [N, L, D] that predict the response tokens."""
+    num_rows, length, width = hidden.shape
+    num_groups = rows.predictor.shape[0]
+    groups = hidden.reshape(num_groups, num_rows // num_groups * length, width)
+    return jnp.take_along_axis(groups, rows.predictor[..., None], axis=1)
+
+
+def sum_by_response(logps: jax.Array, response: jax.Array, num_pairs: int) -> jax.Array:
+    """[B, 2] sums of token log-probs [G, S] over the tokens of each response; -1 belongs to none."""
+    # Comparing and not scattering: the order of the additions, and so the result, is the same on every run.
+    number = jnp.arange(2 * num_pairs, dtype=response.dtype)
+    member = response[..., None] == number[None, None, :]
+    return jnp.where(member, logps[..., None], 0.0).sum(axis=(0, 1)).reshape(num_pairs, 2)
+
+
+def rows_logps(
+    hidden: jax.Array, head: jax.Array, rows: Rows, num_pairs: int, head_fn: HeadFn = token_logps
 ) -> jax.Array:
-    """[N] float32 sums over the response tokens of hidden [N, L, D], tokens [N, L], response_mask [N, L].
+    """[B, 2] float32 summed log-probs (nats) of both responses of each pair, from hidden [N, L, D], head [D, V].
 
-    A response is one run of tokens. Only `response_length` positions of a row go through the head: at least the
-    longest response of the data, or its end would be left out.
+    Only the states that predict response tokens go through the head. A response without tokens has 0.
+    Raises AssertionError naming the shapes where the arrays do not belong together.
     """
-    length = tokens.shape[1]
-    first = jnp.argmax(response_mask, axis=1, keepdims=True)
-    target = first + jnp.arange(response_length, dtype=first.dtype)[None, :]
-    inside = (target < length) & (target > 0)
-    target = jnp.clip(target, 1, length - 1)
-    mask = jnp.take_along_axis(response_mask, target, axis=1) & inside
-    states = jnp.take_along_axis(hidden, target[..., None] - 1, axis=1)
-    targets = jnp.take_along_axis(tokens, target, axis=1)
-    logps = token_logps(states, head, targets, chunk_size, None, train_head)
-    return jnp.where(mask, logps, 0.0).sum(axis=1)
+    chex.assert_equal_shape([rows.predictor, rows.target, rows.response])
+    chex.assert_shape(hidden, (*rows.tokens.shape, None))
+    chex.assert_is_divisible(rows.tokens.shape[0], rows.predictor.shape[0])
+    logps = head_fn(predicting_states(hidden, rows), head, rows.target)
+    return sum_by_response(logps, rows.response, num_pairs)
 
 
 def pair_logps(
-    hidden_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    hidden_fn: Callable[[Rows], jax.Array],
     head: jax.Array,
     batch: PairBatch,
     *,
-    response_length: int,
-    chunk_size: int = 128,
-    train_head: bool = True,
+    head_fn: HeadFn = token_logps,
 ) -> jax.Array:
-    """[B, 2] float32 summed log-probs (nats) of both responses; `hidden_fn(tokens, positions)` gives [N, L, D].
+    """[B, 2] float32 summed log-probs (nats) of both responses; `hidden_fn(rows)` gives [N, L, D].
 
     Raises AssertionError naming the shapes where the arrays of the batch do not belong together.
     """
-    chex.assert_shape(batch.tokens, (None, 2, None))
-    chex.assert_tree_shape_prefix(batch, batch.tokens.shape[:1])
-    chex.assert_equal_shape([batch.tokens, batch.response_mask])
-    num_pairs, _, length = batch.tokens.shape
-    tokens = batch.tokens.reshape(2 * num_pairs, length)
-    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :], tokens.shape)
-    sums = sum_response_logps(
-        hidden_fn(tokens, positions),
-        head,
-        tokens,
-        batch.response_mask.reshape(tokens.shape),
-        response_length=response_length,
-        chunk_size=chunk_size,
-        train_head=train_head,
-    )
-    return sums.reshape(num_pairs, 2)
+    whole = dataclasses.replace(batch, rows=None, alone=None)
+    chex.assert_tree_shape_prefix(whole, batch.weight.shape)
+    return rows_logps(hidden_fn(batch.rows), head, batch.rows, len(batch.weight), head_fn)
 
 
-def without_prompts(batch: PairBatch, empty_prompt: ArrayLike) -> PairBatch:
-    """The same responses after `empty_prompt` [E] instead of their prompts, in rows of the same length.
-
-    Rows must have room for the empty prompt and the longest response: what does not fit is lost.
-    """
-    start = jnp.asarray(empty_prompt, batch.tokens.dtype)
-    length, shift = batch.tokens.shape[2], len(start)
-    position = jnp.arange(length)
-    first = jnp.argmax(batch.response_mask, axis=2, keepdims=True)
-    source = first + position[None, None, :] - shift
-    inside = (position >= shift)[None, None, :] & (source < length)
-    source = jnp.clip(source, 0, length - 1)
-    mask = jnp.take_along_axis(batch.response_mask, source, axis=2) & inside
-    tokens = jnp.take_along_axis(batch.tokens, source, axis=2)
-    if shift:
-        opening = start[jnp.minimum(position, shift - 1)]
-        tokens = jnp.where((position < shift)[None, None, :], opening[None, None, :], tokens)
-    return dataclasses.replace(batch, tokens=tokens, response_mask=mask)
+def without_prompts(batch: PairBatch) -> PairBatch:
+    """The same responses after the empty prompt. Raises ValueError for a batch that was made without them."""
+    if batch.alone is None:
+        raise ValueError(
+            "the batch has no rows of responses alone (batch.alone is None); make the loader with alone=True"
+        )
+    return dataclasses.replace(batch, rows=batch.alone, alone=None)
 
 
 def with_policy_mi(policy: jax.Array, alone: jax.Array, batch: PairBatch) -> PairBatch:
     """The batch with I(x; y) = [log p(y|x) - log p(y)] / |y| of the policy itself, nats per token; all [B, 2]."""
-    lengths = jnp.maximum(batch.response_mask.sum(axis=2), 1).astype(policy.dtype)
+    lengths = jnp.maximum(batch.lengths, 1).astype(policy.dtype)
     return dataclasses.replace(batch, mi=jax.lax.stop_gradient((policy - alone) / lengths))
