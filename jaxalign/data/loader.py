@@ -1,31 +1,22 @@
-"""Batches as a pure function of (seed, step), the same global batch on every host. No devices here.
-
-Sampling by violation rates makes it one of (seed, step, state).
-"""
-
-from collections.abc import Iterable
-from functools import lru_cache
+"""Batches of a run in rows of one shape, the same global batch on every host. No devices here."""
 
 import numpy as np
 
 from jaxalign.batch import PairBatch
 from jaxalign.data.dataset import TokenizedDataset
-from jaxalign.data.ordering import permutation
-from jaxalign.data.sampling import GroupSampler, SamplingConfig, SamplingState
-
-
-def padded_length(datasets: Iterable[TokenizedDataset], multiple: int = 16) -> int:
-    """The shortest row length that holds every pair of all data sets and is a multiple."""
-    longest = max(int(dataset.row_lengths.max()) for dataset in datasets)
-    return -(-longest // multiple) * multiple
+from jaxalign.data.layout import RowLayout
+from jaxalign.data.packing import RowShape
+from jaxalign.data.sampling import SamplingConfig, SamplingState
+from jaxalign.data.schedule import PairSchedule
+from jaxalign.data.settings import RowsConfig
 
 
 class PairLoader:
-    """Serves padded batches of a data set; step counts from 0 over all epochs.
+    """Serves the batches of a run, whose micro-batches are stacked; see PairSchedule for which pairs come when.
 
-    Each epoch is one permutation of all pairs, drawn from (seed, epoch); unshuffled, the order of the data
-    set. Its last batch is filled up with pairs of weight 0. With `sampling`, every batch is full, its pairs are
-    drawn by category, and an epoch is just that number of steps. Raises ValueError if a pair is longer than a row.
+    All rows of a run have one shape: the smallest for which every micro-batch finds room. With `alone`, batches
+    also have rows of the responses after the empty prompt. Raises ValueError, before anything is served, for a
+    pair longer than a row or without a prompt and for options that do not fit together.
     """
 
     def __init__(
@@ -33,105 +24,86 @@ class PairLoader:
         dataset: TokenizedDataset,
         *,
         batch_size: int,
-        length: int,
+        rows: RowsConfig,
+        num_micro_batches: int = 1,
+        num_groups: int = 1,
+        multiple: int = 32,
+        num_steps: int | None = None,
+        num_epochs: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
-        num_epochs: int | None = None,
         sampling: SamplingConfig | None = None,
+        alone: bool = False,
     ) -> None:
-        if batch_size < 1 or (num_epochs is not None and num_epochs < 1):
-            raise ValueError(f"batch_size={batch_size} and num_epochs={num_epochs} must be at least 1")
-        if sampling is not None and not shuffle:
-            raise ValueError(
-                "shuffle=False has no effect with sampling, which draws the pairs; give one of them"
-            )
-        row_lengths = dataset.row_lengths
-        longest = int(row_lengths.argmax())
-        if row_lengths[longest] > length:
-            raise ValueError(
-                f"pair {dataset.origins[longest]} has {row_lengths[longest]} tokens, but length={length}; "
-                "raise the length or lower data.max_prompt_length and data.max_response_length"
-            )
+        lengths = dataset.lengths
         self.dataset = dataset
-        self.batch_size = batch_size
-        self.length = length
-        self.seed = seed
-        self.shuffle = shuffle
-        self.num_epochs = num_epochs
-        self.sampling = sampling
-        self._order = lru_cache(maxsize=2)(self._compute_order)
-        self._sampler = (
-            GroupSampler(sampling, dataset.categories, batch_size=batch_size, seed=seed) if sampling else None
+        self._response_lengths = lengths[:, 1:]
+        self._schedule = PairSchedule(
+            lengths.sum(axis=1),
+            dataset.categories,
+            batch_size=batch_size,
+            num_micro_batches=num_micro_batches,
+            num_steps=num_steps,
+            num_epochs=num_epochs,
+            seed=seed,
+            shuffle=shuffle,
+            sampling=sampling,
         )
+        self.steps_per_epoch = self._schedule.steps_per_epoch
+        self.num_steps = self._schedule.num_steps
+        self.needs_state = self._schedule.needs_state
+        self.sampling = sampling
+        size = batch_size // num_micro_batches
+        known = None if self.needs_state else self._all_micro_batches(size)
+        sizes = {"num_groups": num_groups, "multiple": multiple}
+        self._layout = RowLayout(dataset, rows, known, size, **sizes)
+        self._alone = RowLayout(dataset.without_prompts(), rows, known, size, **sizes) if alone else None
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch, the partial one included."""
-        return -(-len(self.dataset) // self.batch_size)
+    def shape(self) -> RowShape:
+        """The shape of the rows of every micro-batch."""
+        return self._layout.shape
 
     @property
-    def num_steps(self) -> int | None:
-        """Batches in all epochs, None if they never end."""
-        return None if self.num_epochs is None else self.num_epochs * self.steps_per_epoch
+    def alone_shape(self) -> RowShape | None:
+        """The shape of the rows of responses alone; None without `alone`."""
+        return None if self._alone is None else self._alone.shape
 
     @property
-    def needs_state(self) -> bool:
-        """Whether batches depend on a SamplingState: under strategy margin alone."""
-        return self.sampling is not None and self.sampling.strategy == "margin"
+    def padding(self) -> float | None:
+        """The share of row tokens that are padding, over the whole run; None if its pairs depend on a state."""
+        return self._layout.padding
 
     def indices(self, step: int, state: SamplingState | None = None) -> np.ndarray:
-        """The rows of the data set in a batch, [B] int32, -1 for padding.
-
-        Raises IndexError past the end, ValueError for a state where none is read or none where one is.
-        """
-        if step < 0 or (self.num_steps is not None and step >= self.num_steps):
-            raise IndexError(f"step {step} is outside the {self.num_steps} steps of {self.num_epochs} epochs")
-        if self._sampler is not None:
-            return self._sampler.rows(step, state)
-        if state is not None:
-            raise ValueError("without sampling no state is read, but got one; leave it out, or give sampling")
-        epoch, position = divmod(step, self.steps_per_epoch)
-        rows = self._order(epoch)[position * self.batch_size :][: self.batch_size]
-        return np.pad(rows, (0, self.batch_size - len(rows)), constant_values=-1).astype(np.int32)
+        """The pairs of the micro-batches of a step, [M, B] int32, -1 for padding; raises as PairSchedule does."""
+        return self._schedule.indices(step, state)
 
     def batch(self, step: int, state: SamplingState | None = None) -> PairBatch:
-        """The global batch of a step, as numpy arrays. Raises as `indices` does."""
-        return pad_batch(self.dataset, self.indices(step, state), self.length)
+        """The global batch of a step, as numpy arrays [M, ...]. Raises as `indices` does."""
+        index = self.indices(step, state)
+        data = self.dataset
+        weight = (index >= 0).astype(np.float32)
 
-    def _compute_order(self, epoch: int) -> np.ndarray:
-        return (
-            permutation(len(self.dataset), self.seed, epoch) if self.shuffle else np.arange(len(self.dataset))
+        def of_pairs(array: np.ndarray | None) -> np.ndarray:
+            if array is None:
+                return np.zeros((*index.shape, 2), np.float32)
+            real = weight.reshape(*index.shape, *[1] * (array.ndim - 1)) > 0
+            return np.where(real, array[index], array.dtype.type(0))
+
+        return PairBatch(
+            rows=self._layout.rows(index),
+            alone=None if self._alone is None else self._alone.rows(index),
+            lengths=of_pairs(self._response_lengths),
+            categories=of_pairs(data.categories),
+            chosen_unsafe=of_pairs(data.chosen_unsafe),
+            rejected_unsafe=of_pairs(data.rejected_unsafe),
+            weight=weight,
+            reference_logps=of_pairs(data.reference_logps),
+            mi=of_pairs(data.mi),
+            scores=of_pairs(data.scores),
+            index=index,
         )
 
-
-def pad_batch(dataset: TokenizedDataset, index: np.ndarray, length: int) -> PairBatch:
-    """The pairs of an index, [B] int32, in rows of `length` tokens; -1 gives an empty pair of weight 0."""
-    tokens = np.full((len(index), 2, length), dataset.pad_id, np.int32)
-    response_mask = np.zeros((len(index), 2, length), bool)
-    for b, row in enumerate(index.tolist()):
-        if row < 0:
-            continue
-        prompt = dataset.prompt_ids[row]
-        for branch, response in enumerate((dataset.chosen_ids[row], dataset.rejected_ids[row])):
-            end = len(prompt) + len(response)
-            tokens[b, branch, :end] = np.concatenate([prompt, response])
-            response_mask[b, branch, len(prompt) : end] = True
-    weight = (index >= 0).astype(np.float32)
-
-    def values(array: np.ndarray | None) -> np.ndarray:
-        if array is None:
-            return np.zeros((len(index), 2), np.float32)
-        return np.where(weight[:, None] > 0, array[index], 0.0).astype(np.float32)
-
-    return PairBatch(
-        tokens=tokens,
-        response_mask=response_mask,
-        categories=dataset.categories[index] * weight[:, None],
-        chosen_unsafe=dataset.chosen_unsafe[index] * weight,
-        rejected_unsafe=dataset.rejected_unsafe[index] * weight,
-        weight=weight,
-        reference_logps=values(dataset.reference_logps),
-        mi=values(dataset.mi),
-        scores=values(dataset.scores),
-        index=index,
-    )
+    def _all_micro_batches(self, size: int) -> np.ndarray:
+        """The pairs of every micro-batch of the run, [X, B]."""
+        return np.concatenate([self.indices(step) for step in range(self.num_steps)]).reshape(-1, size)

@@ -79,6 +79,22 @@ class SourceConfig(Settings):
         return self.format == "plain" or (self.format == "pku" and self.view in (None, "better", "safer"))
 
 
+class RowsConfig(Settings):
+    """How pairs lie in the rows of a batch: a matter of speed and memory, never of results.
+
+    `packed`: several items to a row, all rows of one length; `padded`: one item to a row. An item is a pair, its
+    prompt once, then both responses; or, without `share_prefix`, a prompt with one response.
+    """
+
+    layout: Literal["packed", "padded"] = "packed"
+    share_prefix: bool = True
+    length: int | None = Field(
+        None,
+        ge=1,
+        description="tokens of a row; null: short, but not so short that much padding is left (padded: the longest)",
+    )
+
+
 CategoryName = Annotated[str, Field(min_length=1, pattern=r"^[^;]+$")]
 CategoryNames = Annotated[tuple[CategoryName, ...], Strict(False)]
 

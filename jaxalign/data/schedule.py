@@ -1,0 +1,111 @@
+"""Which pairs each step sees, and in which micro-batches: a pure function of (seed, step) and of the pairs' lengths.
+
+Sampling by violation rates makes it one of (seed, step, state). No tokens here.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from jaxalign.data.balance import balanced_batches
+from jaxalign.data.sampling import GroupSampler, SamplingConfig, SamplingState
+
+_MICRO_BATCHES = 4  # last part of the key that deals sampled pairs to micro-batches
+
+
+class PairSchedule:
+    """The pairs of each step; steps count from 0 over all epochs.
+
+    Each epoch holds every pair once. It has ceil(n / batch_size) steps, and all of its micro-batches have equal
+    numbers of pairs (or one less) and nearly equal numbers of tokens: which pairs come together is drawn from
+    (seed, epoch). Unshuffled, the pairs keep their order. With `sampling`, every batch is full, its pairs are
+    drawn by category, and an epoch is just that number of steps.
+    """
+
+    def __init__(
+        self,
+        sizes: np.ndarray,
+        categories: np.ndarray,
+        *,
+        batch_size: int,
+        num_micro_batches: int = 1,
+        num_steps: int | None = None,
+        num_epochs: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        sampling: SamplingConfig | None = None,
+    ) -> None:
+        """Pairs of `sizes` [n] in tokens and categories [n, K]. Raises ValueError for numbers that do not fit."""
+        _check(batch_size, num_micro_batches, num_steps, num_epochs)
+        if sampling is not None and not shuffle:
+            raise ValueError(
+                "shuffle=False has no effect with sampling, which draws the pairs; give one of them"
+            )
+        if len(sizes) == 0:
+            raise ValueError("the data set is empty; a schedule needs at least one pair")
+        self.steps_per_epoch = -(-len(sizes) // batch_size)
+        self.num_steps = num_steps or self.steps_per_epoch * (num_epochs or 1)
+        self.sampling = sampling
+        self._sizes, self._shuffle, self._seed = sizes, shuffle, seed
+        self._shape = (num_micro_batches, batch_size // num_micro_batches)
+        self._epoch = lru_cache(maxsize=2)(self._compute_epoch)
+        self._sampler = (
+            GroupSampler(sampling, categories, batch_size=batch_size, seed=seed) if sampling else None
+        )
+
+    @property
+    def needs_state(self) -> bool:
+        """Whether batches depend on a SamplingState: under strategy margin alone."""
+        return self.sampling is not None and self.sampling.strategy == "margin"
+
+    def indices(self, step: int, state: SamplingState | None = None) -> np.ndarray:
+        """The pairs of the micro-batches of a step, [M, B] int32, -1 for padding.
+
+        Raises IndexError past the end, ValueError for a state where none is read or none where one is.
+        """
+        if not 0 <= step < self.num_steps:
+            raise IndexError(f"step {step} is outside the {self.num_steps} steps of the run")
+        if self._sampler is not None:
+            return self._sampled(self._sampler.rows(step, state), step)
+        if state is not None:
+            raise ValueError("without sampling no state is read, but got one; leave it out, or give sampling")
+        epoch, step = divmod(step, self.steps_per_epoch)
+        return self._epoch(epoch)[step]
+
+    def _sampled(self, rows: np.ndarray, step: int) -> np.ndarray:
+        num_micro_batches = self._shape[0]
+        if num_micro_batches == 1:
+            return rows[None]
+        key = (self._seed, step, _MICRO_BATCHES)
+        return rows[balanced_batches(self._sizes[rows], num_micro_batches, *key)]
+
+    def _compute_epoch(self, epoch: int) -> np.ndarray:
+        """All steps of an epoch, [steps, M, B] int32."""
+        num_micro_batches, size = self._shape
+        num = self.steps_per_epoch * num_micro_batches
+        if self._shuffle:
+            batches = balanced_batches(self._sizes, num, self._seed, epoch)
+        else:
+            parts = np.array_split(np.arange(len(self._sizes)), num)
+            batches = np.array([np.pad(part, (0, size - len(part)), constant_values=-1) for part in parts])
+        batches = np.pad(batches, ((0, 0), (0, size - batches.shape[1])), constant_values=-1)
+        return batches.reshape(-1, num_micro_batches, size).astype(np.int32)
+
+
+def _check(batch_size: int, num_micro_batches: int, num_steps: int | None, num_epochs: int | None) -> None:
+    if (num_steps is None) == (num_epochs is None):
+        raise ValueError(
+            f"got num_steps={num_steps} and num_epochs={num_epochs}, expected exactly one of them: "
+            "the shape of the rows depends on the whole run"
+        )
+    numbers = {
+        "batch_size": batch_size,
+        "num_micro_batches": num_micro_batches,
+        "num_steps": num_steps,
+        "num_epochs": num_epochs,
+    }
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name}={number} must be at least 1")
+    if batch_size % num_micro_batches:
+        raise ValueError(f"batch_size={batch_size} is not divisible by num_micro_batches={num_micro_batches}")

@@ -1,0 +1,83 @@
+"""The one shape of rows that holds every micro-batch of a run. Lengths only, no tokens."""
+
+import dataclasses
+from itertools import count
+
+import numpy as np
+
+from jaxalign.data.packing import Items, RowShape, best_fit, place, round_up, sum_by_row
+
+TARGET_MULTIPLE = 8  # response tokens of a group are padded to a multiple of this
+MOST_PADDING = 0.04  # shorter rows are preferred as long as they waste no more than this
+
+
+def run_shape(
+    items: Items, layout: str, *, num_groups: int, longest: int, length: int | None, multiple: int
+) -> RowShape:
+    """The shape for items [X, I, 3] of all micro-batches; `longest` item of the data, `length` of rows if given."""
+    tokens = items.tokens
+    num_rows, shortest = round_up(tokens.shape[1], num_groups), round_up(longest, multiple)
+    if layout == "padded":
+        length = length or shortest
+    elif length is not None:
+        num_rows = fewest_rows(tokens, length, num_groups)
+    else:
+        num_rows, length = search(tokens, num_groups, shortest, multiple)
+    shape = RowShape(num_rows, length, num_groups, 0, length)
+    rows = place(items, layout, shape)
+    most_targets = sum_by_row(rows // (num_rows // num_groups), items.responses, num_groups).max()
+    most_unfolded = sum_by_row(rows, items.unfolded, num_rows).max()
+    return _completed(shape, items, int(most_targets), int(most_unfolded), multiple)
+
+
+def any_shape(
+    items: Items, size: int, *, num_groups: int, longest: int, length: int | None, multiple: int
+) -> RowShape:
+    """The padded shape that holds any micro-batch of `size` of the pairs with items [n, k, 3]."""
+    num_items = size * items.tokens.shape[1]
+    num_rows, length = round_up(num_items, num_groups), length or round_up(longest, multiple)
+    shape = RowShape(num_rows, length, num_groups, 0, length)
+    most_targets = min(num_items, num_rows // num_groups) * int(items.responses.max())
+    return _completed(shape, items, most_targets, int(items.unfolded.max()), multiple)
+
+
+def _completed(
+    shape: RowShape, items: Items, most_targets: int, most_unfolded: int, multiple: int
+) -> RowShape:
+    unfolded = shape.length
+    if (items.unfolded > items.tokens).any():
+        # Longer than a row even where that is not needed: equal lengths say that no prompt is shared.
+        unfolded = max(round_up(most_unfolded, multiple), shape.length + multiple)
+    num_targets = round_up(max(most_targets, 1), TARGET_MULTIPLE)
+    return dataclasses.replace(shape, num_targets=num_targets, unfolded_length=unfolded)
+
+
+def fewest_rows(tokens: np.ndarray, length: int, num_groups: int) -> int:
+    """The fewest rows of a length, a multiple of num_groups, that hold every micro-batch [X, I] by best fit."""
+    least = round_up(max(1, -(-int(tokens.sum(axis=1).max()) // length)), num_groups)
+    return next(num for num in count(least, num_groups) if fits(tokens, num, length))
+
+
+def shortest_length(tokens: np.ndarray, num_rows: int, shortest: int, multiple: int) -> int:
+    """The least length of so many rows, a multiple, that holds every micro-batch [X, I] by best fit."""
+    least = max(shortest, round_up(-(-int(tokens.sum(axis=1).max()) // num_rows), multiple))
+    return next(length for length in count(least, multiple) if fits(tokens, num_rows, length))
+
+
+def search(tokens: np.ndarray, num_groups: int, shortest: int, multiple: int) -> tuple[int, int]:
+    """Number and length of rows: the shortest that waste at most MOST_PADDING, or where none do, the least."""
+    mean = tokens.sum(axis=1).mean()
+    most_rows = max(num_groups, int(mean / (1 - MOST_PADDING) / shortest) // num_groups * num_groups)
+    best = (0, 0)
+    for num_rows in range(most_rows, 0, -num_groups):
+        length = shortest_length(tokens, num_rows, shortest, multiple)
+        if mean >= (1 - MOST_PADDING) * num_rows * length:
+            return num_rows, length
+        if not best[0] or num_rows * length < best[0] * best[1]:
+            best = (num_rows, length)
+    return best
+
+
+def fits(tokens: np.ndarray, num_rows: int, length: int) -> bool:
+    """Whether best fit finds room for every item of every micro-batch [X, I]."""
+    return bool((best_fit(tokens, num_rows, length) >= 0).all())
