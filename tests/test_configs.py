@@ -12,9 +12,11 @@ import yaml
 from jaxalign.batch import PairBatch
 from jaxalign.config import dump_config, load_config, parse_config
 from jaxalign.config.schema import Config
+from jaxalign.data.packing import RowShape
 from jaxalign.models.config import decoder_config_from_hf
 from jaxalign.run.dry_run import memory_estimate
 from jaxalign.run.policy import make_policy
+from jaxalign.run.program import abstract_batch
 from jaxalign.training.loss_table import LOSSES
 from jaxalign.training.optimizer import make_optimizer, make_schedule
 from jaxalign.training.state import init_state
@@ -66,24 +68,13 @@ def logps_of_a_decoder(params: Any, frozen: Any, batch: PairBatch) -> jax.Array:
     return batch.reference_logps + jax.tree.leaves(params)[0].sum().astype(jnp.float32)
 
 
-def abstract_batch(config: Config) -> PairBatch:
-    B, K = config.train.batch_size, len(config.data.category_names)
-    L = config.data.max_prompt_length + config.data.max_response_length
-
-    def array(*shape: int, dtype: object = jnp.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    return PairBatch(
-        tokens=array(B, 2, L, dtype=jnp.int32),
-        response_mask=array(B, 2, L, dtype=jnp.bool_),
-        categories=array(B, K),
-        chosen_unsafe=array(B),
-        rejected_unsafe=array(B),
-        weight=array(B),
-        reference_logps=array(B, 2),
-        mi=array(B, 2),
-        scores=array(B, 2),
-        index=array(B, dtype=jnp.int32),
+def row_shape(config: Config, num_devices: int) -> RowShape:
+    """One pair of the greatest length in each row."""
+    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    groups = math.prod(config.mesh.shape(num_devices)[:2])
+    pairs = config.micro_batch_size()
+    return RowShape(
+        pairs, prompt + 2 * response, groups, pairs // groups * 2 * response, 2 * (prompt + response)
     )
 
 
@@ -102,9 +93,7 @@ def test_baseline_is_called_after_its_loss_and_extends_the_common_base(path: Pat
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_train_step_keeps_the_state(path: Path) -> None:
     config, num_devices = load(path)
-    policy = make_policy(
-        config.model, decoder_config_from_hf(architecture(config)), None, config.data.max_response_length
-    )
+    policy = make_policy(config.model, decoder_config_from_hf(architecture(config)), None)
     objective = config.make_objective()
     schedule = make_schedule(config.optimizer, 1000)
     optimizer = make_optimizer(config.optimizer, schedule)
@@ -119,15 +108,15 @@ def test_train_step_keeps_the_state(path: Path) -> None:
         objective,
         optimizer,
         schedule,
-        num_micro_batches=config.train.num_micro_batches,
     )
-    new_state, sums = jax.eval_shape(step, state, frozen, abstract_batch(config))
+    shape = row_shape(config, num_devices)
+    new_state, sums = jax.eval_shape(step, state, frozen, abstract_batch(config, shape))
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(new_state)] == [
         (x.shape, x.dtype) for x in jax.tree.leaves(state)
     ]
     assert sums.category_pairs.shape == (len(config.data.category_names),)
-    estimate = memory_estimate(config, policy, num_devices, 1000, 1024)
+    estimate = memory_estimate(config, policy, num_devices, 1000, shape)
     base = policy.decoder.abstract_params()
     whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(base))
     name = "frozen parameters" if config.model.lora else "trained parameters"

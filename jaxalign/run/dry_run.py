@@ -51,7 +51,8 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
     shape, padding = row_shape(config, data.train, steps, num_devices, here=here)
     console.print(
         f"{steps} steps of at most {config.train.batch_size} pairs: {config.train.num_micro_batches} x "
-        f"{shape.num_rows} rows of {shape.length} tokens, {padding:.1%} of them padding"
+        f"{shape.num_rows} rows of {shape.length} tokens"
+        + ("" if padding is None else f", {padding:.1%} of them padding")
     )
     axes = dict(zip(AXES, config.mesh.shape(num_devices), strict=True))
     console.print(f"mesh {axes} over {num_devices} devices")
@@ -67,8 +68,8 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
 
 def row_shape(
     config: Config, train: TokenizedDataset, num_steps: int, num_devices: int, *, here: bool
-) -> tuple[RowShape, float]:
-    """The rows of a micro-batch as training makes them, and the share of their tokens that is padding."""
+) -> tuple[RowShape, float | None]:
+    """The rows of a micro-batch as training makes them, and the share of padding in them where it is known."""
     on_cpu = here and jax.default_backend() == "cpu"
     groups = num_groups(abstract_mesh(config.mesh, num_devices))
     loader = make_loader(config, train, num_steps, groups, row_multiple("cpu" if on_cpu else "tpu"))

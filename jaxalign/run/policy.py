@@ -117,7 +117,7 @@ def _attention(
 ) -> Attention:
     """The kernel that is asked for, or the platform's own; blockwise where that one cannot compute this model."""
     automatic = config.attention == "auto"
-    name = default_implementation(platform) if automatic else config.attention
+    name = default_implementation(platform) if config.attention == "auto" else config.attention
     reason = supported(
         name,
         platform,

@@ -60,8 +60,8 @@ def pair_logps(
 
     Raises AssertionError naming the shapes where the arrays of the batch do not belong together.
     """
-    whole = dataclasses.replace(batch, rows=None, alone=None)
-    chex.assert_tree_shape_prefix(whole, batch.weight.shape)
+    of_pairs = {name: x for name, x in vars(batch).items() if name not in ("rows", "alone")}
+    chex.assert_tree_shape_prefix(of_pairs, batch.weight.shape)
     return rows_logps(hidden_fn(batch.rows), head, batch.rows, len(batch.weight), head_fn)
 
 

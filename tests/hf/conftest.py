@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxalign.ops.attention import plain_places
+
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -105,9 +107,8 @@ def our_logits() -> Callable[..., np.ndarray]:
     """Logits [N, L, V] by the decoder in float32 (decoder, params, adapters or None, tokens)."""
 
     def logits(decoder: Any, params: Any, lora_params: Any, tokens: np.ndarray) -> np.ndarray:
-        positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
         run = jax.jit(decoder.logits)
-        return np.asarray(run(params, lora_params, tokens.astype(np.int32), positions))
+        return np.asarray(run(params, lora_params, tokens.astype(np.int32), plain_places(*tokens.shape)))
 
     return logits
 

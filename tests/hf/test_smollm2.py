@@ -11,6 +11,7 @@ from jaxalign.hf.read import open_checkpoint
 from jaxalign.hf.verify import verify_export
 from jaxalign.hf.write import export_model
 from jaxalign.models.functional import build_decoder
+from jaxalign.ops.attention import plain_places
 
 CHAT = [{"role": "user", "content": "What is the capital of France? Answer in one short sentence."}]
 
@@ -122,8 +123,8 @@ def test_greedy_chat_is_coherent_and_the_same_in_transformers(
     with torch.inference_mode():
         theirs = model.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)[0].tolist()
     length = len(prompt) + 16
-    positions = np.arange(length, dtype=np.int32)[None]
-    logits = jax.jit(lambda params, row: decoder.logits(params, None, row, positions)[0])
+    places = plain_places(1, length)
+    logits = jax.jit(lambda params, row: decoder.logits(params, None, row, places)[0])
     row = list(prompt)
     while len(row) < length and row[-1] != 2:
         padded = np.array([row + [0] * (length - len(row))], np.int32)

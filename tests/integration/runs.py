@@ -15,7 +15,7 @@ def train_steps(run: Run, num_steps: int) -> tuple[TrainState, list[Any]]:
     """The state after so many steps from the start, and the fetched sums of each."""
     state, sums = run.new_state(), []
     for step in range(num_steps):
-        state, step_sums = run.step_fn(state, run.frozen, run.place(run.loader().batch(step)))
+        state, step_sums = run.program.step(state, run.frozen, run.place(run.loader.batch(step)))
         sums.append(jax.device_get(step_sums))
     return state, sums
 

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxalign.batch import Places
 from jaxalign.models.config import DecoderConfig
 from jaxalign.models.functional import DecoderFns, build_decoder
 from jaxalign.models.lora import LoraConfig, merge_lora
+from jaxalign.ops.attention import plain_places
 
 CONFIG = DecoderConfig(64, 32, 48, 3, 4, 2, 8, qkv_bias=True, tie_embeddings=True)
 LORA = LoraConfig(rank=4, alpha=8.0, targets=("query", "out", "down"))
@@ -40,9 +42,8 @@ def adapter(fns: DecoderFns) -> Any:
 
 
 @pytest.fixture(scope="module")
-def inputs() -> tuple[jax.Array, jax.Array]:
-    tokens = jax.random.randint(jax.random.key(3), (2, 6), 0, CONFIG.vocab_size)
-    return tokens, jnp.broadcast_to(jnp.arange(6)[None], (2, 6))
+def inputs() -> tuple[jax.Array, Places]:
+    return jax.random.randint(jax.random.key(3), (2, 6), 0, CONFIG.vocab_size), plain_places(2, 6)
 
 
 def test_abstract_trees_describe_what_init_makes(fns: DecoderFns, params: Any) -> None:
@@ -87,19 +88,20 @@ def test_merged_adapter_computes_the_same(fns: DecoderFns, params: Any, adapter:
 
 
 def test_padding_does_not_reach_real_tokens(fns: DecoderFns, params: Any, inputs: Any) -> None:
-    tokens, positions = inputs
+    tokens, places = inputs
     garbage = tokens.at[:, 4:].set(63)
     np.testing.assert_array_equal(
-        fns.hidden(params, None, tokens, positions)[:, :4],
-        fns.hidden(params, None, garbage, positions)[:, :4],
+        fns.hidden(params, None, tokens, places)[:, :4],
+        fns.hidden(params, None, garbage, places)[:, :4],
     )
 
 
 def test_only_relative_positions_matter(fns: DecoderFns, params: Any, inputs: Any) -> None:
-    tokens, positions = inputs
+    tokens, places = inputs
+    later = dataclasses.replace(places, position=places.position + 11)
     np.testing.assert_allclose(
-        fns.hidden(params, None, tokens, positions + 11),
-        fns.hidden(params, None, tokens, positions),
+        fns.hidden(params, None, tokens, later),
+        fns.hidden(params, None, tokens, places),
         atol=2e-5,
     )
 
@@ -177,8 +179,8 @@ def test_wrong_use_is_refused_with_the_remedy(params: Any, adapter: Any, inputs:
         _build().hidden(params, adapter, *inputs)
     with pytest.raises(ValueError, match="built without adapters; pass lora="):
         _build().init_lora(jax.random.key(0))
-    with pytest.raises(ValueError, match=r"tokens \(2, 6\) and positions \(1, 6\): expected one shape"):
-        _build().hidden(params, None, inputs[0], inputs[1][:1])
+    with pytest.raises(ValueError, match=r"tokens \(2, 6\) and places \[\(1, 6\)\]: expected one shape"):
+        _build().hidden(params, None, inputs[0], plain_places(1, 6))
     with pytest.raises(ValueError, match="remat='some': expected one of none, full, dots"):
         _build(remat="some")
     with pytest.raises(ValueError, match="compute_dtype=int32: expected a floating-point type"):
