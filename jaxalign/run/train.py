@@ -77,7 +77,7 @@ def _start(run: Run, checkpointer: Checkpointer) -> TrainState:
         state = run.new_state()
         check_start(run, state)
         return state
-    state, cursor = checkpointer.restore(run.abstract_state)
+    state, cursor = checkpointer.restore(run.program.abstract_state)
     expected = {**_cursor(run), "step": int(state.step)}
     if cursor != expected:
         raise ConfigError(f"the checkpoint's place in the data is {cursor}, this run's is {expected}")
@@ -102,11 +102,10 @@ def _run_loop(
 
     def loop(metrics: MetricsLog | None) -> tuple[TrainState, bool]:
         parts = LoopParts(
-            step_fn=run.step_fn,
+            step_fn=run.program.step,
             frozen=run.frozen,
             place=run.place,
-            loader=run.loader(),
-            objective=run.objective,
+            loader=run.loader,
             category_names=run.data.train.category_names,
             checkpointer=checkpointer,
             log=metrics,

@@ -56,7 +56,7 @@ class LossInputs:
     @property
     def lengths(self) -> tuple[jax.Array, jax.Array]:
         """Response tokens of both branches, [B] float32."""
-        lengths = self.batch.response_mask.sum(axis=2).astype(jnp.float32)
+        lengths = self.batch.lengths.astype(jnp.float32)
         return lengths[:, 0], lengths[:, 1]
 
     @property

@@ -14,13 +14,13 @@ import optax
 
 from jaxalign.batch import PairBatch
 from jaxalign.training.logps import PairLogpsFn, with_policy_mi
-from jaxalign.training.metrics import StepSums, pair_sums
+from jaxalign.training.metrics import PairSums, StepSums, pair_sums
 from jaxalign.training.objective import Objective
 from jaxalign.training.state import TrainState, widened
 
 ReferenceFn = Callable[[Any, PairBatch], jax.Array]
-Sums = tuple[StepSums, dict[str, Any]]
-"""Figures of a (micro-)batch, and the sums that each adaptive rule needs."""
+Sums = tuple[PairSums, dict[str, Any]]
+"""What the log needs of a (micro-)batch, and what each adaptive rule does."""
 StepFn = Callable[[TrainState, Any, PairBatch], tuple[TrainState, StepSums]]
 
 
@@ -29,34 +29,24 @@ def precomputed_reference(frozen: Any, batch: PairBatch) -> jax.Array:
     return batch.reference_logps
 
 
-def split_batch(batch: PairBatch, num_micro_batches: int) -> PairBatch:
-    """Leaves [B, ...] to [num_micro_batches, B / num_micro_batches, ...], every part spread over all devices."""
-
-    def split(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x.reshape(-1, num_micro_batches, *x.shape[1:]), 1, 0)
-
-    return jax.tree.map(split, batch)
-
-
-def accumulated(grad_fn: Callable[..., tuple[Any, Sums]], num_micro_batches: int) -> Callable[..., Any]:
-    """(state, frozen, batch) -> (gradients, sums), worked through in micro-batches that simply add up."""
+def accumulated(grad_fn: Callable[..., tuple[Any, Sums]]) -> Callable[..., tuple[Any, Sums]]:
+    """(state, frozen, batch) -> (gradients, sums) of stacked micro-batches [M, ...], which simply add up."""
 
     def gradients(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[Any, Sums]:
-        num_pairs = batch.weight.sum()  # of the whole batch
-        if num_micro_batches == 1:
-            return grad_fn(state.params, state, frozen, batch, num_pairs)
+        num_pairs = batch.weight.sum()  # of the whole update
+        first = jax.tree.map(lambda x: x[0], batch)
+        if len(batch.weight) == 1:
+            return grad_fn(state.params, state, frozen, first, num_pairs)
 
         def accumulate(total: Any, micro: PairBatch) -> tuple[Any, None]:
             part = grad_fn(state.params, state, frozen, micro, num_pairs)
             return jax.tree.map(lambda t, p: t + p.astype(t.dtype), total, part), None
 
-        micro_batches = split_batch(batch, num_micro_batches)
-        first = jax.tree.map(lambda x: x[0], micro_batches)
         shapes = jax.eval_shape(grad_fn, state.params, state, frozen, first, num_pairs)
         # Gradients add up in float32 even where the parameters are bf16.
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, np.promote_types(s.dtype, np.float32)), shapes[0])
         start = (zeros, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1]))
-        return jax.lax.scan(accumulate, start, micro_batches)[0]
+        return jax.lax.scan(accumulate, start, batch)[0]
 
     return gradients
 
@@ -68,10 +58,9 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     *,
-    num_micro_batches: int = 1,
     policy_logps_alone: PairLogpsFn | None = None,
 ) -> StepFn:
-    """The step as one function for `jax.jit(step, donate_argnums=0)`.
+    """The step as one function for `jax.jit(step, donate_argnums=0)`; its batch is micro-batches stacked, [M, ...].
 
     With `policy_logps_alone`, the log-probs of responses without their prompts, mutual information is the policy's
     own and not that of the batch.
@@ -91,7 +80,7 @@ def make_train_step(
         loss = jnp.where(batch.weight > 0, terms.loss, 0.0)
         return (loss * batch.weight).sum() / num_pairs, (pair_sums(terms, policy, batch), stats)
 
-    gradients = accumulated(jax.grad(micro_loss, has_aux=True), num_micro_batches)
+    gradients = accumulated(jax.grad(micro_loss, has_aux=True))
 
     def train_step(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[TrainState, StepSums]:
         grads, (sums, stats) = gradients(state, frozen, batch)
@@ -117,6 +106,14 @@ def make_train_step(
             num_skipped=state.num_skipped + skipped,
             num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
         )
-        return new_state, dataclasses.replace(sums, grad_norm=grad_norm, learning_rate=learning_rate)
+        step_sums = StepSums(
+            **vars(sums),
+            grad_norm=grad_norm,
+            learning_rate=learning_rate,
+            num_skipped=new_state.num_skipped,
+            num_skipped_in_a_row=new_state.num_skipped_in_a_row,
+            adaptive=objective.figures(new_state.adaptive),
+        )
+        return new_state, step_sums
 
     return train_step

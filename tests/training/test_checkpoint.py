@@ -122,10 +122,10 @@ def test_state_may_be_donated_while_it_is_being_saved(tmp_path):
     step, state = jax.jit(toy.make_step(), donate_argnums=0), toy.make_state()
     with Checkpointer(tmp_path, keep=10) as checkpointer:
         for i in range(3):
-            state, _ = step(state, toy.make_frozen(), toy.make_batch(seed=i))
+            state, _ = step(state, toy.make_frozen(), toy.stacked(toy.make_batch(seed=i)))
             expected = jax.device_get(state)
             checkpointer.save(state, CURSOR)
-            state, _ = step(state, toy.make_frozen(), toy.make_batch(seed=i))
+            state, _ = step(state, toy.make_frozen(), toy.stacked(toy.make_batch(seed=i)))
     with Checkpointer(tmp_path, keep=10) as checkpointer:
         assert_identical(checkpointer.restore(abstract_of(state))[0], expected)
 

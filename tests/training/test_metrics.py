@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxalign.training.metrics import StepSums, adaptive_figures, finish, pair_sums, worst_category
+from jaxalign.training.metrics import PairSums, adaptive_figures, pair_figures, pair_sums, worst_category
 from jaxalign.training.objective import PairTerms
 from tests.training import toy
 
 
 @jax.jit
-def terms_and_sums(policy, batch) -> tuple[PairTerms, StepSums]:
+def terms_and_sums(policy, batch) -> tuple[PairTerms, PairSums]:
     objective = toy.make_objective()
     terms, _ = objective.terms(policy, batch.reference_logps, batch, objective.init(), toy.KEY)
     return terms, pair_sums(terms, policy, batch)
@@ -23,14 +23,14 @@ def policy_of(batch) -> np.ndarray:
     return np.array(jax.jit(toy.policy_logps)(toy.make_params(), toy.make_frozen(), batch))
 
 
-def sums_of(batch, policy=None) -> StepSums:
+def sums_of(batch, policy=None) -> PairSums:
     return jax.device_get(terms_and_sums(policy_of(batch) if policy is None else policy, batch)[1])
 
 
 def figures_of(*batches) -> dict[str, float | None]:
     """Figures of the batches together: their sums added."""
     total = jax.tree.map(lambda *x: sum(np.float64(y) for y in x), *[sums_of(batch) for batch in batches])
-    return finish(total, toy.NAMES)
+    return pair_figures(total, toy.NAMES)
 
 
 def assert_same_figures(got, expected):
@@ -50,31 +50,35 @@ def figures(batch):
 
 
 def test_order_of_the_pairs_changes_no_figure(batch, figures):
-    assert_same_figures(figures_of(toy.rows(batch, np.random.default_rng(1).permutation(12))), figures)
+    assert_same_figures(figures_of(toy.select(batch, np.random.default_rng(1).permutation(12))), figures)
 
 
 @pytest.mark.parametrize("size", [1, 4, 5])
 def test_split_into_batches_of_any_size_changes_no_figure(size, batch, figures):
     parts = [np.arange(12)[i : i + size] for i in range(0, 12, size)]
-    assert_same_figures(figures_of(*(toy.rows(batch, part) for part in parts)), figures)
+    assert_same_figures(figures_of(*(toy.select(batch, part) for part in parts)), figures)
 
 
-def test_padding_changes_no_figure_even_where_it_holds_garbage(batch, figures):
-    garbage = jax.tree.map(
-        lambda x: np.full_like(x[:3], np.nan if x.dtype == np.float32 else 1), toy.make_batch(3, seed=5)
+def test_padding_changes_no_figure_even_where_it_holds_garbage():
+    batch = toy.make_batch(15, num_padding=3)
+    spoilt = jax.tree.map(
+        lambda x: (
+            np.where(np.arange(15).reshape(-1, *[1] * (x.ndim - 1)) < 12, x, np.float32(np.nan))
+            if x.dtype == np.float32
+            else x
+        ),
+        batch,
     )
-    garbage = dataclasses.replace(garbage, weight=np.zeros(3, np.float32))
-    assert_same_figures(
-        figures_of(jax.tree.map(lambda a, b: np.concatenate([a, b]), batch, garbage)), figures
-    )
+    spoilt = dataclasses.replace(spoilt, weight=batch.weight)
+    assert_same_figures(figures_of(spoilt), figures_of(toy.select(batch, np.arange(12))))
 
 
 def test_infinite_log_probs_of_padding_change_no_figure():
     batch = toy.make_batch(8, num_padding=3)
     policy = policy_of(batch)
-    expected = finish(sums_of(batch, policy), toy.NAMES)
+    expected = pair_figures(sums_of(batch, policy), toy.NAMES)
     policy[5:] = [np.inf, -np.inf]
-    assert finish(sums_of(batch, policy), toy.NAMES) == expected
+    assert pair_figures(sums_of(batch, policy), toy.NAMES) == expected
     assert expected["pairs"] == 5.0
 
 
@@ -100,7 +104,7 @@ def test_figures_equal_means_taken_pair_by_pair(batch, figures):
     loss = np.asarray(terms.loss, np.float64)[inside].mean()
     np.testing.assert_allclose(figures["category/Drugs/loss"], loss, rtol=1e-5)
     assert figures["category/Drugs/pairs"] == inside.sum()
-    assert figures["response_tokens"] == batch.response_mask.sum()
+    assert figures["response_tokens"] == batch.lengths.sum()
 
 
 def test_only_categories_that_are_present_have_figures(batch, figures):
@@ -113,7 +117,7 @@ def test_non_finite_figure_is_none_and_never_zero(batch):
     reference = batch.reference_logps.copy()
     row = int(np.flatnonzero((batch.categories == [1, 0, 0]).all(axis=1))[0])
     reference[row] = np.nan
-    broken = finish(sums_of(dataclasses.replace(batch, reference_logps=reference)), toy.NAMES)
+    broken = pair_figures(sums_of(dataclasses.replace(batch, reference_logps=reference)), toy.NAMES)
     assert broken["loss"] is None
     assert broken["category/Violence/loss"] is None
     assert broken["category/Drugs/loss"] is not None
@@ -131,7 +135,7 @@ def test_non_finite_pairs_are_counted_by_category_and_without_one(batch):
 
 def test_batch_of_padding_alone_has_no_mean():
     nothing = toy.make_batch(2, num_padding=2)
-    figures = finish(sums_of(nothing), toy.NAMES)
+    figures = pair_figures(sums_of(nothing), toy.NAMES)
     assert figures["loss"] is None
     assert figures["pairs"] == 0.0
 
@@ -144,9 +148,7 @@ def test_adaptive_figures_name_seen_categories_only():
         num_seen=jnp.array([3, 0, 0], jnp.int32),
         violation_rate=jnp.array([0.25, 0.0, 0.0]),
     )
-    figures = adaptive_figures(
-        dataclasses.replace(state, adaptive=state.adaptive | {"margin": seen}), objective, toy.NAMES
-    )
+    figures = adaptive_figures(objective.figures(state.adaptive | {"margin": seen}), toy.NAMES)
     assert figures["adaptive/margin/Violence"] == 0.5
     assert figures["adaptive/violation/Violence"] == 0.25
     assert not any("Drugs" in name for name in figures)
@@ -157,14 +159,14 @@ def test_group_weights_are_figures_by_category_and_scalars_are_not():
     objective = toy.make_objective("group_dro")
     state = toy.make_state(objective)
     part = dataclasses.replace(state.adaptive["group_dro"], num_seen=jnp.array([3, 0, 0], jnp.int32))
-    figures = adaptive_figures(dataclasses.replace(state, adaptive={"group_dro": part}), objective, toy.NAMES)
+    figures = adaptive_figures(objective.figures({"group_dro": part}), toy.NAMES)
     assert set(figures) == {"adaptive/group_weight/Violence", "adaptive/group_factor/Violence"}
     assert figures["adaptive/group_weight/Violence"] == pytest.approx(1 / 3)
 
 
 def test_losses_without_state_have_no_adaptive_figures():
     objective = toy.make_objective("dpo")
-    assert adaptive_figures(toy.make_state(objective), objective, toy.NAMES) == {}
+    assert adaptive_figures(objective.figures(objective.init()), toy.NAMES) == {}
 
 
 def test_worst_category_prefers_the_running_rate():

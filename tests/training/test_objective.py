@@ -59,7 +59,7 @@ def named_values(name, policy, batch):
     """What the arguments of the pure losses stand for, by their names, straight from the rules."""
     config, state = toy.CONFIGS[name], adapted(name, policy, batch)
     option = config.model_dump()
-    lengths = batch.response_mask.sum(axis=2).astype(np.float32)
+    lengths = batch.lengths.astype(np.float32)
     columns = {"policy": policy, "reference": batch.reference_logps, "length": lengths, "score": batch.scores}
     values = {
         **{f"{k}_{side}_logps": columns[k][:, i] for k in ("policy", "reference") for i, side in BRANCHES},
@@ -138,8 +138,8 @@ def test_losses_differ_on_this_batch(policy, batch):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_padding_changes_no_loss_of_a_real_pair(name, policy, batch):
-    state = adapted(name, policy[:5], toy.rows(batch, np.arange(5)))
-    clean = terms_of(name, policy[:5], toy.rows(batch, np.arange(5)), state)
+    state = adapted(name, policy[:5], toy.select(batch, np.arange(5)))
+    clean = terms_of(name, policy[:5], toy.select(batch, np.arange(5)), state)
     weight = (np.arange(8) < 5).astype(np.float32)
     padded = dataclasses.replace(batch, weight=weight)
     got = terms_of(name, policy, padded, state)
@@ -264,7 +264,7 @@ def test_stats_of_two_halves_add_up_to_those_of_the_batch(name, policy, batch):
     state = adapted(name, policy, batch)
 
     def stats(index):
-        return terms_and_stats(name, policy[index], toy.rows(batch, index), state)[1]
+        return terms_and_stats(name, policy[index], toy.select(batch, index), state)[1]
 
     halves = jax.tree.map(jnp.add, stats(np.arange(4)), stats(np.arange(4, 8)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), halves, stats(np.arange(8)))
@@ -283,7 +283,7 @@ def test_padding_changes_no_statistic_even_where_it_holds_garbage(name, policy, 
     )
     state = adapted(name, policy, batch)
     got = terms_and_stats(name, policy, padded, state)[1]
-    clean = toy.rows(batch, np.arange(6))
+    clean = toy.select(batch, np.arange(6))
     expected = terms_and_stats(name, policy[:6], clean, state)[1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
 

@@ -12,10 +12,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxalign.training.logps import pair_logps
 from jaxalign.training.loss_table import LOSSES
-from jaxalign.training.metrics import finish
+from jaxalign.training.metrics import step_figures
 from jaxalign.training.optimizer import OptimizerConfig, make_optimizer
 from jaxalign.training.state import init_state
-from jaxalign.training.step import make_train_step, precomputed_reference, split_batch
+from jaxalign.training.step import make_train_step, precomputed_reference
 from tests.training import toy
 
 GOLDEN_MAY_CHANGE = (
@@ -51,12 +51,13 @@ GOLDEN = {
 }
 
 
-def run(num_steps, *, batch=None, objective=None, **options):
+def run(num_steps, *, batch=None, objective=None, num_micro_batches=1):
     """State and sums after some steps over batches of different pairs, or one and the same batch."""
-    step = jax.jit(toy.make_step(objective, **options), donate_argnums=0)
+    step = jax.jit(toy.make_step(objective), donate_argnums=0)
     state, sums = toy.make_state(objective), None
     for i in range(num_steps):
-        state, sums = step(state, toy.make_frozen(), toy.make_batch(seed=i) if batch is None else batch)
+        pairs = toy.make_batch(seed=i) if batch is None else batch
+        state, sums = step(state, toy.make_frozen(), toy.stacked(pairs, num_micro_batches))
     return jax.device_get(state), jax.device_get(sums)
 
 
@@ -123,7 +124,7 @@ def test_loss_reads_the_margins_from_before_the_update(step):
     for i in range(3):
         batch = toy.make_batch(seed=i)
         old = jax.device_get(state)
-        state, sums = step(state, toy.make_frozen(), batch)
+        state, sums = step(state, toy.make_frozen(), toy.stacked(batch))
         with_old, with_new = (
             float(terms_of(old.params, x.adaptive, batch)[0].loss.mean()) for x in (old, state)
         )
@@ -135,7 +136,7 @@ def test_new_adaptive_state_is_the_update_by_the_sums_of_the_batch(step):
     objective, state, batch = toy.make_objective(), toy.make_state(), toy.make_batch()
     old = jax.device_get(state)
     expected = objective.update(terms_of(old.params, old.adaptive, batch)[1], old.adaptive)
-    new, _ = step(state, toy.make_frozen(), batch)
+    new, _ = step(state, toy.make_frozen(), toy.stacked(batch))
     assert_trees_close(new.adaptive, expected, rtol=1e-6)
     assert (new.adaptive["margin"].margin[:2] != old.adaptive["margin"].margin[:2]).all()
 
@@ -143,7 +144,7 @@ def test_new_adaptive_state_is_the_update_by_the_sums_of_the_batch(step):
 def test_category_without_pairs_stays_bit_identical(step):
     state, batch = toy.make_state(), toy.make_batch()
     old = jax.device_get(state.adaptive["margin"])
-    new = jax.device_get(step(state, toy.make_frozen(), batch)[0].adaptive["margin"])
+    new = jax.device_get(step(state, toy.make_frozen(), toy.stacked(batch))[0].adaptive["margin"])
     assert_trees_identical(*(jax.tree.map(lambda x: x[2], margin) for margin in (new, old)))
 
 
@@ -160,7 +161,7 @@ def test_update_is_that_of_optax_on_the_mean_loss(step):
         return optax.apply_updates(params, updates), optax.tree.norm(gradients)
 
     params, norm = expected_update(old.params)
-    new, sums = step(state, toy.make_frozen(), batch)
+    new, sums = step(state, toy.make_frozen(), toy.stacked(batch))
     assert_trees_close(new.params, params, rtol=1e-5)
     assert float(sums.grad_norm) == pytest.approx(float(norm), rel=1e-5)
     assert float(sums.learning_rate) == pytest.approx(float(schedule(0)))
@@ -170,7 +171,7 @@ def test_reported_learning_rate_is_the_schedule_at_the_updates_made(broken_batch
     step, (_, schedule) = jax.jit(toy.make_step(), donate_argnums=0), toy.make_optimizers()
     state, rates = toy.make_state(), []
     for batch in (toy.make_batch(), broken_batch, toy.make_batch(), toy.make_batch()):
-        state, sums = step(state, toy.make_frozen(), batch)
+        state, sums = step(state, toy.make_frozen(), toy.stacked(batch))
         rates.append(float(sums.learning_rate))
     # The second step is skipped: it must not use up a step of the schedule.
     assert rates == pytest.approx([float(schedule(i)) for i in (0, 1, 1, 2)])
@@ -180,13 +181,13 @@ def test_step_compiles_once():
     step = jax.jit(toy.make_step(), donate_argnums=0)
     state = toy.make_state()
     for i in range(3):
-        state, _ = step(state, toy.make_frozen(), toy.make_batch(seed=i))
+        state, _ = step(state, toy.make_frozen(), toy.stacked(toy.make_batch(seed=i)))
     assert step._cache_size() == 1
 
 
 def test_structure_and_dtypes_of_the_state_do_not_change(step):
     state = toy.make_state()
-    new, _ = jax.eval_shape(step, state, toy.make_frozen(), toy.make_batch())
+    new, _ = jax.eval_shape(step, state, toy.make_frozen(), toy.stacked(toy.make_batch()))
     assert jax.tree.structure(new) == jax.tree.structure(state)
     shapes = [[(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (new, state)]
     assert shapes[0] == shapes[1]
@@ -194,14 +195,14 @@ def test_structure_and_dtypes_of_the_state_do_not_change(step):
 
 def test_step_donates_every_buffer_of_the_old_state(step):
     old = toy.make_state()
-    step(old, toy.make_frozen(), toy.make_batch())
+    step(old, toy.make_frozen(), toy.stacked(toy.make_batch()))
     kept = [path for path, x in jax.tree_util.tree_leaves_with_path(old) if not x.is_deleted()]
     assert kept == []
 
 
 def test_frozen_parameters_survive_the_step(step):
     frozen = toy.make_frozen()
-    step(toy.make_state(), frozen, toy.make_batch())
+    step(toy.make_state(), frozen, toy.stacked(toy.make_batch()))
     assert not frozen["base"].is_deleted()
 
 
@@ -217,13 +218,13 @@ def test_micro_batches_give_the_update_of_one_batch(name, num_micro_batches):
 def test_eight_devices_give_the_update_of_one(name):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     objective, batch = toy.make_objective(name), toy.make_batch(16, num_padding=3)
-    spread = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    spread = jax.device_put(toy.stacked(batch), NamedSharding(mesh, PartitionSpec(None, "data")))
     whole = jax.device_put(toy.make_state(objective), NamedSharding(mesh, PartitionSpec()))
     step = jax.jit(toy.make_step(objective))
     got, expected = whole, toy.make_state(objective)
     for _ in range(2):
         got, sums = step(got, toy.make_frozen(), spread)
-        expected, expected_sums = step(expected, toy.make_frozen(), batch)
+        expected, expected_sums = step(expected, toy.make_frozen(), toy.stacked(batch))
     assert_trees_close((got, sums), (expected, expected_sums), rtol=1e-5, atol=1e-6)
 
 
@@ -233,19 +234,12 @@ def test_pairs_kept_at_random_differ_from_step_to_step():
     step, state = jax.jit(toy.make_step(objective)), toy.make_state(objective)
 
     def loss_at(number):  # of one and the same state and batch
-        _, sums = step(dataclasses.replace(state, step=jnp.int32(number)), toy.make_frozen(), batch)
+        at_number = dataclasses.replace(state, step=jnp.int32(number))
+        _, sums = step(at_number, toy.make_frozen(), toy.stacked(batch))
         return float(sums.loss)
 
     assert len({loss_at(number) for number in range(4)}) > 1
     assert loss_at(3) == loss_at(3)
-
-
-def test_split_batch_keeps_each_pair_once_and_spreads_devices_over_every_part():
-    parts = split_batch(toy.make_batch(8), 4)
-    assert parts.tokens.shape == (4, 2, 2, toy.L)
-    assert np.sort(np.asarray(parts.index).ravel()).tolist() == list(range(8))
-    # Neighbouring pairs lie on one device: every part takes one of each neighbourhood.
-    assert np.asarray(parts.index).tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
 
 def test_gradients_of_bfloat16_parameters_add_up_in_float32():
@@ -256,16 +250,11 @@ def test_gradients_of_bfloat16_parameters_add_up_in_float32():
         return toy.policy_logps(jax.tree.map(lambda x: x.astype(jnp.float32), params), frozen, batch)
 
     def norm(num_micro_batches):
-        step = make_train_step(
-            policy,
-            precomputed_reference,
-            toy.make_objective(),
-            optimizer,
-            optax.constant_schedule(1.0),
-            num_micro_batches=num_micro_batches,
-        )
-        state = init_state(params, optimizer, toy.make_objective().init(), seed=0)
-        new, sums = jax.jit(step)(state, toy.make_frozen(), toy.make_batch(64))
+        objective, schedule = toy.make_objective(), optax.constant_schedule(1.0)
+        step = make_train_step(policy, precomputed_reference, objective, optimizer, schedule)
+        state = init_state(params, optimizer, objective.init(), seed=0)
+        batch = toy.stacked(toy.make_batch(64), num_micro_batches)
+        new, sums = jax.jit(step)(state, toy.make_frozen(), batch)
         assert new.params["kernel"].dtype == jnp.bfloat16
         return float(sums.grad_norm)
 
@@ -274,12 +263,12 @@ def test_gradients_of_bfloat16_parameters_add_up_in_float32():
 
 
 def test_non_finite_pair_leaves_parameters_optimizer_and_adaptive_state_untouched(step, broken_batch):
-    state, _ = step(toy.make_state(), toy.make_frozen(), toy.make_batch())
+    state, _ = step(toy.make_state(), toy.make_frozen(), toy.stacked(toy.make_batch()))
     old = jax.device_get(state)
-    new, sums = step(state, toy.make_frozen(), broken_batch)
+    new, sums = step(state, toy.make_frozen(), toy.stacked(broken_batch))
     counters = {"step": old.step + 1, "num_skipped": 1, "num_skipped_in_a_row": 1}
     assert_trees_identical(new, dataclasses.replace(old, **{k: np.int32(v) for k, v in counters.items()}))
-    figures = finish(jax.device_get(sums), toy.NAMES)
+    figures = step_figures(jax.device_get(sums), toy.NAMES)
     assert figures["loss"] is None
     assert sums.not_finite[0] == 1
 
@@ -287,7 +276,7 @@ def test_non_finite_pair_leaves_parameters_optimizer_and_adaptive_state_untouche
 def test_skipped_steps_in_a_row_are_forgotten_after_a_good_one(step, broken_batch):
     state, counts = toy.make_state(), []
     for batch in (broken_batch, broken_batch, toy.make_batch(), broken_batch):
-        state, _ = step(state, toy.make_frozen(), batch)
+        state, _ = step(state, toy.make_frozen(), toy.stacked(batch))
         counts.append((int(state.step), int(state.num_skipped), int(state.num_skipped_in_a_row)))
     assert counts == [(1, 1, 1), (2, 2, 2), (3, 2, 0), (4, 3, 1)]
 
@@ -298,7 +287,7 @@ def test_infinite_gradient_of_a_finite_loss_skips_the_step():
         return toy.policy_logps(params, frozen, batch) + jnp.sqrt(params["scale"] - 1.0)
 
     step = make_train_step(policy, precomputed_reference, toy.make_objective(), *toy.make_optimizers())
-    new, sums = jax.jit(step)(toy.make_state(), toy.make_frozen(), toy.make_batch())
+    new, sums = jax.jit(step)(toy.make_state(), toy.make_frozen(), toy.stacked(toy.make_batch()))
     assert np.isfinite(sums.loss)
     assert int(new.num_skipped) == 1
     assert_trees_identical(new.params, toy.make_params())
@@ -306,7 +295,8 @@ def test_infinite_gradient_of_a_finite_loss_skips_the_step():
 
 def test_padding_changes_neither_state_nor_figures():
     batch = toy.make_batch(8, num_padding=3)
-    assert_trees_close(run(2, batch=batch), run(2, batch=toy.rows(batch, np.arange(5))), rtol=1e-6, atol=1e-6)
+    real = toy.select(batch, np.arange(5))
+    assert_trees_close(run(2, batch=batch), run(2, batch=real), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("garbage", [1e4, np.inf, np.nan])
@@ -320,7 +310,7 @@ def test_garbage_in_padding_changes_neither_state_nor_figures(step, garbage):
         categories=np.where(padding[:, None], np.float32(1), batch.categories),
         rejected_unsafe=np.where(padding, np.float32(garbage), batch.rejected_unsafe),
     )
-    clean, got = (step(toy.make_state(), toy.make_frozen(), x) for x in (batch, spoilt))
+    clean, got = (step(toy.make_state(), toy.make_frozen(), toy.stacked(x)) for x in (batch, spoilt))
     assert_trees_identical(got, clean)
     assert int(got[0].num_skipped) == 0
 
@@ -343,7 +333,7 @@ def test_every_loss_widens_the_gap_or_raises_the_chosen_response(name):
     objective, batch = toy.make_objective(name), toy.make_batch()
     step, state, gaps = jax.jit(toy.make_step(objective)), toy.make_state(objective), []
     for _ in range(6):
-        state, sums = step(state, toy.make_frozen(), batch)
+        state, sums = step(state, toy.make_frozen(), toy.stacked(batch))
         gaps.append(float(sums.terms["rewards/chosen" if name in CHOSEN_ALONE else "rewards/margins"]))
     assert (np.diff(gaps) > 0).all()
 
@@ -352,24 +342,26 @@ def test_mutual_information_may_be_that_of_the_policy_itself():
     def alone(params, frozen, batch):
         return toy.policy_logps(params, frozen, batch) * 1.5 - 1.0
 
-    objective, batch = toy.make_objective("b_dpo"), toy.make_batch()
+    objective, batch, frozen = toy.make_objective("b_dpo"), toy.make_batch(), toy.make_frozen()
     step = jax.jit(toy.make_step(objective, policy_logps_alone=alone))
     policy = np.asarray(toy.policy_logps(toy.make_params(), toy.make_frozen(), batch))
-    mi = (policy - (1.5 * policy - 1.0)) / batch.response_mask.sum(axis=2)
+    mi = (policy - (1.5 * policy - 1.0)) / batch.lengths
     given = dataclasses.replace(batch, mi=mi.astype(np.float32))
-    expected = jax.jit(toy.make_step(objective))(toy.make_state(objective), toy.make_frozen(), given)
-    assert_trees_close(
-        step(toy.make_state(objective), toy.make_frozen(), batch), expected, rtol=1e-5, atol=1e-6
-    )
+    plain = jax.jit(toy.make_step(objective))
+    expected = plain(toy.make_state(objective), frozen, toy.stacked(given))
+    got = step(toy.make_state(objective), frozen, toy.stacked(batch))
+    assert_trees_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_online_reference_is_read_from_the_frozen_parameters_without_a_gradient():
     def reference(frozen, batch):
         return toy.policy_logps(frozen["start"], frozen, batch)
 
-    step = make_train_step(toy.policy_logps, reference, toy.make_objective("dpo"), *toy.make_optimizers())
+    objective = toy.make_objective("dpo")
+    step = make_train_step(toy.policy_logps, reference, objective, *toy.make_optimizers())
+    state = toy.make_state(objective)
     frozen = {**toy.make_frozen(), "start": toy.make_params()}
-    _, sums = jax.jit(step)(toy.make_state(toy.make_objective("dpo")), frozen, toy.make_batch())
+    _, sums = jax.jit(step)(state, frozen, toy.stacked(toy.make_batch()))
     assert float(sums.loss / sums.pairs) == pytest.approx(np.log(2.0), abs=1e-6)
     assert float(sums.terms["rewards/accuracies"] / sums.pairs) == 0.5
 
@@ -384,12 +376,10 @@ class Bigram(linen.Module):
 
 def test_linen_model_trains_through_its_apply_function():
     model, batch = Bigram(), toy.make_batch()
-    variables = model.init(jax.random.key(0), batch.tokens[:, 0])
+    variables = model.init(jax.random.key(0), batch.rows.tokens)
 
     def policy(params, frozen, batch):
-        return pair_logps(
-            lambda tokens, _: model.apply(params, tokens), frozen["head"], batch, response_length=4
-        )
+        return pair_logps(lambda rows: model.apply(params, rows.tokens), frozen["head"], batch)
 
     frozen = {"head": jax.random.normal(jax.random.key(1), (4, toy.V))}
     batch = dataclasses.replace(batch, reference_logps=np.asarray(policy(variables, frozen, batch)))
@@ -399,7 +389,7 @@ def test_linen_model_trains_through_its_apply_function():
     state = init_state(variables, optimizer, objective.init(), seed=0)
     losses = []
     for _ in range(5):
-        state, sums = step(state, frozen, batch)
+        state, sums = step(state, frozen, toy.stacked(batch))
         losses.append(float(sums.loss / sums.pairs))
     assert losses[0] == pytest.approx(np.log(2.0), abs=1e-5)
     assert np.all(np.diff(losses) < 0)

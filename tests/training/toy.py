@@ -10,8 +10,9 @@ import optax
 from pydantic import TypeAdapter
 
 from jaxalign.adaptive import BalanceConfig, MarginConfig
-from jaxalign.batch import PairBatch
+from jaxalign.batch import CHOSEN, PROMPT, REJECTED, PairBatch, Places, Rows
 from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.training.logps import sum_by_response
 from jaxalign.training.loss_settings import LossConfig, LossSettings
 from jaxalign.training.loss_table import LOSSES
 from jaxalign.training.objective import Objective, ViolationConfig
@@ -77,18 +78,19 @@ def make_objective(name: str = "cat_b_dpo", **changes: Any) -> Objective:
 
 
 def make_batch(num_pairs: int = 8, *, seed: int = 0, num_padding: int = 0) -> PairBatch:
-    """Random pairs as numpy; a quarter without a category, some with two; zeros in the pairs of padding."""
+    """Random pairs as numpy, not stacked; a quarter without a category, some with two; zeros in pairs of padding."""
     rng = np.random.default_rng(seed)
     real = num_pairs - num_padding
     weight = (np.arange(num_pairs) < real).astype(np.float32)
     first, length = rng.integers(1, 3, (num_pairs, 2, 1)), rng.integers(2, 4, (num_pairs, 2, 1))
-    position = np.arange(L)
     table = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)  # the last category is absent
     categories = table[rng.permutation(num_pairs) % 4]
-    mask = (position >= first) & (position < first + length)
+    tokens = rng.integers(0, V, (num_pairs, 2, L), dtype=np.int32)
+    length = length * (weight > 0)[:, None, None]
     return PairBatch(
-        tokens=rng.integers(0, V, (num_pairs, 2, L), dtype=np.int32),
-        response_mask=mask & (weight > 0)[:, None, None],
+        rows=make_rows(tokens, first, length),
+        alone=None,
+        lengths=length[:, :, 0].astype(np.int32),
         categories=categories * weight[:, None],
         chosen_unsafe=np.zeros(num_pairs, np.float32),
         rejected_unsafe=categories.max(axis=1) * weight,
@@ -100,9 +102,45 @@ def make_batch(num_pairs: int = 8, *, seed: int = 0, num_padding: int = 0) -> Pa
     )
 
 
-def rows(batch: PairBatch, index: Any) -> PairBatch:
+def make_rows(tokens: np.ndarray, first: np.ndarray, length: np.ndarray) -> Rows:
+    """A row for each response, a group for each pair: tokens [B, 2, L], first and length of responses [B, 2, 1]."""
+    num_pairs, column = len(tokens), np.arange(L)
+    inside = (column >= first) & (column < first + length)
+    place = np.arange(2)[:, None] * L + column
+    number = np.arange(num_pairs)[:, None, None] * 2 + np.arange(2)[:, None]
+    flat = (2 * num_pairs, L)
+    segment = np.broadcast_to((column < first + length) & (length > 0), tokens.shape)
+    return Rows(
+        tokens=tokens.reshape(flat),
+        places=Places(
+            segment=segment.astype(np.int32).reshape(flat),
+            branch=np.where(inside, np.array([[CHOSEN], [REJECTED]]), PROMPT).astype(np.int32).reshape(flat),
+            position=np.broadcast_to(column, tokens.shape).astype(np.int32).reshape(flat),
+        ),
+        predictor=np.where(inside, place - 1, 0).astype(np.int32).reshape(num_pairs, 2 * L),
+        target=np.where(inside, tokens, 0).reshape(num_pairs, 2 * L),
+        response=np.where(inside, number, -1).astype(np.int32).reshape(num_pairs, 2 * L),
+    )
+
+
+def select(batch: PairBatch, index: Any) -> PairBatch:
     """Some pairs of a batch, in that order."""
-    return jax.tree.map(lambda x: np.asarray(x)[np.asarray(index)], batch)
+    index = np.asarray(index)
+
+    def of_pairs(x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        return x.reshape(len(batch.weight), -1, *x.shape[1:])[index].reshape(-1, *x.shape[1:])
+
+    chosen = jax.tree.map(of_pairs, batch)
+    shift = 2 * (np.arange(len(index)) - index)[:, None]
+    response = np.where(chosen.rows.response >= 0, chosen.rows.response + shift, -1).astype(np.int32)
+    return dataclasses.replace(chosen, rows=dataclasses.replace(chosen.rows, response=response))
+
+
+def stacked(batch: PairBatch, num_micro_batches: int = 1) -> PairBatch:
+    """The batch as a step takes it, in that many micro-batches of neighbouring pairs."""
+    parts = np.split(np.arange(len(batch.weight)), num_micro_batches)
+    return jax.tree.map(lambda *x: np.stack(x), *[select(batch, part) for part in parts])
 
 
 def make_params() -> dict[str, jax.Array]:
@@ -118,8 +156,8 @@ def make_frozen() -> dict[str, jax.Array]:
 def policy_logps(params: Any, frozen: Any, batch: PairBatch) -> jax.Array:
     """[B, 2]: every token is drawn from one softmax, whatever stands before it."""
     logits = params["kernel"] + params["scale"] * frozen["base"]
-    tokens = jax.nn.log_softmax(logits)[batch.tokens]
-    return jnp.where(batch.response_mask, tokens, 0.0).sum(axis=2)
+    tokens = jax.nn.log_softmax(logits)[batch.rows.target]
+    return sum_by_response(tokens, batch.rows.response, len(batch.weight))
 
 
 def make_optimizers() -> tuple[optax.GradientTransformation, optax.Schedule]:
