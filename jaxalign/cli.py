@@ -91,6 +91,44 @@ def train(
 
 
 @app.command()
+def plan(
+    config: ConfigPath,
+    topology: Annotated[
+        list[str], typer.Option(metavar="CHIP:SHAPE", help="v5e:8x8, v5p:4x4x4, v6e:4x4; may be repeated")
+    ],
+    overrides: Overrides = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="a config.json or a known name such as llama3-8b; default: model.path")
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="of every prompt; default: the most that CONFIG allows")
+    ] = None,
+    response_tokens: Annotated[
+        int | None, typer.Option(min=1, help="of every response; default: the most that CONFIG allows")
+    ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="also try other meshes, remat policies and micro-batches")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Compile the train step for TPUs that are not here: memory, work, bounds; exit status 1 if it does not fit."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # TPUs of this machine, if any, stay free
+    from jaxalign.run.plan.command import PairLengths
+    from jaxalign.run.plan.command import plan as run_plan
+
+    fits = run_plan(
+        _load(config, overrides),
+        topology,
+        Console(),
+        architecture=architecture,
+        lengths=PairLengths(prompt_tokens, response_tokens),
+        searching=search,
+        as_json=as_json,
+    )
+    raise typer.Exit(0 if fits else 1)
+
+
+@app.command()
 def evaluate(
     model: Annotated[
         Path, typer.Argument(metavar="RUN_OR_HF_DIR", help="a workdir, or a Hugging Face model")

@@ -1,0 +1,154 @@
+"""Estimates for people and for programs: tables, verdicts, JSON. Nothing is estimated here."""
+
+import dataclasses
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from jaxalign.config import Config
+from jaxalign.run.plan.estimate import Estimate, gib
+
+NOTE = (
+    "Bounds, not measurements: a step takes at least as long as the slowest of the three would take at the full rate "
+    "of the chip, if the other two ran entirely beside it. No TPU was used."
+)
+
+
+def verdict(estimate: Estimate) -> str:
+    """Whether it fits, and what limits the time of a step."""
+    capacity = estimate.topology.chip.hbm_bytes
+    if not estimate.fits:
+        return f"does not fit: {gib(estimate.needed)} GiB per device are needed, {gib(capacity)} are there"
+    step = max(estimate.seconds.values())
+    limit = {"compute": "compute", "memory": "memory bandwidth", "interconnect": "the interconnect"}
+    return (
+        f"fits: {gib(estimate.needed)} of {gib(capacity)} GiB per device; bound by {limit[estimate.bound_by]}: "
+        f"a step takes at least {step:.3g} s, MFU at most {estimate.mfu(step):.0%}"
+    )
+
+
+def first_change(config: Config, estimate: Estimate) -> str:
+    """The first thing to try, by what is in the way; not tried here."""
+    micro, parts = config.micro_batch_size(), estimate.mesh["data"] * estimate.mesh["fsdp"]
+    more = config.train.num_micro_batches * 2
+    can_split = not config.loss.batch_level and micro % (2 * parts) == 0
+    if not estimate.fits:
+        if estimate.remat != "full":
+            return "model.remat: full"
+        if can_split:
+            return f"train.num_micro_batches: {more}"
+        if estimate.mesh["data"] > 1:
+            return f"mesh.fsdp: {parts} with mesh.data: 1, so that no device holds a whole copy"
+        if estimate.mesh["tensor"] < 8:
+            return f"mesh.tensor: {2 * estimate.mesh['tensor']}"
+        return "a larger slice, or a shorter data.max_response_length"
+    if estimate.bound_by == "interconnect":
+        if config.train.num_micro_batches > 1 and not _tight(estimate):
+            return f"train.num_micro_batches: {more // 4}, as weights cross the mesh once in each of them"
+        if estimate.mesh["tensor"] > 1:
+            return f"mesh.tensor: {estimate.mesh['tensor'] // 2}"
+        return "a larger train.batch_size, so that each device computes more for the weights that it receives"
+    if estimate.remat == "full" and not _tight(estimate):
+        return "model.remat: dots, which recomputes less and needs more memory"
+    if estimate.bound_by == "memory":
+        return "fewer train.num_micro_batches, so that weights are read less often" if more > 2 else "none"
+    return "none: compute is the limit, as it should be"
+
+
+def _tight(estimate: Estimate) -> bool:
+    return estimate.needed > 0.6 * estimate.topology.chip.hbm_bytes
+
+
+def print_estimate(config: Config, estimate: Estimate, console: Console) -> None:
+    """Memory, work and bounds of one configuration on one slice, then the verdict."""
+    topology, shape = estimate.topology, estimate.workload.shape
+    console.print(
+        f"\n{topology.name}: {len(topology.devices)} chips, mesh {estimate.mesh}, remat {estimate.remat}, "
+        f"{estimate.num_micro_batches} x {shape.num_rows} rows of {shape.length} tokens; "
+        f"compiled in {estimate.compile_seconds:.0f} s",
+        highlight=False,
+    )
+    console.print(_memory_table(estimate))
+    if estimate.costs is not None:
+        console.print(_work_table(estimate))
+        console.print(_bound_table(estimate))
+        console.print(NOTE, style="dim")
+        if estimate.costs.unknown_loops or estimate.costs.unknown_kernels:
+            console.print(
+                f"{estimate.costs.unknown_loops} loops of unknown length were counted once, "
+                f"{estimate.costs.unknown_kernels} runs of unknown kernels not at all"
+            )
+    console.print(f"verdict       {verdict(estimate)}", highlight=False)
+    console.print(f"first change  {first_change(config, estimate)}", highlight=False)
+
+
+def _memory_table(estimate: Estimate) -> Table:
+    table = Table("memory per device", title=None, box=SIMPLE_HEAD)
+    table.add_column("GiB", justify="right")
+    for name, size in estimate.memory.items():
+        table.add_row(name, gib(size))
+    table.add_row("sum", gib(estimate.needed), style="bold")
+    table.add_row("capacity", gib(estimate.topology.chip.hbm_bytes))
+    return table
+
+
+def _work_table(estimate: Estimate) -> Table:
+    assert estimate.costs is not None
+    table = Table("work of a step per device", box=SIMPLE_HEAD)
+    table.add_column("amount", justify="right")
+    table.add_column("runs", justify="right")
+    table.add_column("devices in a group", justify="right")
+    table.add_row("FLOPs that must be done", f"{estimate.required_flops / 1e12:.2f} T", "", "")
+    table.add_row("FLOPs of the program", f"{estimate.costs.flops / 1e12:.2f} T", "", "")
+    table.add_row("bytes of memory moved", f"{gib(estimate.costs.bytes)} GiB", "", "")
+    for kind, total in sorted(estimate.collectives.items()):
+        sizes = ", ".join(map(str, total.group_sizes))
+        table.add_row(f"{kind}, received", f"{gib(total.bytes)} GiB", str(total.count), sizes)
+    return table
+
+
+def _bound_table(estimate: Estimate) -> Table:
+    table = Table("bound", box=SIMPLE_HEAD)
+    table.add_column("seconds", justify="right")
+    table.add_column("MFU if it alone took time", justify="right")
+    everything = {**estimate.seconds, "all three, one after the other": sum(estimate.seconds.values())}
+    for name, seconds in everything.items():
+        table.add_row(name, f"{seconds:.4f}", f"{estimate.mfu(seconds):.1%}" if seconds else "")
+    return table
+
+
+def as_dict(config: Config, estimate: Estimate) -> dict[str, Any]:
+    """The estimate as JSON values."""
+    chip, workload = estimate.topology.chip, estimate.workload
+    step = max(estimate.seconds.values(), default=None)
+    return {
+        "topology": estimate.topology.name,
+        "num_devices": len(estimate.topology.devices),
+        "chip": dataclasses.asdict(chip),
+        "mesh": estimate.mesh,
+        "remat": estimate.remat,
+        "num_micro_batches": estimate.num_micro_batches,
+        "batch_size": config.train.batch_size,
+        "rows": dataclasses.asdict(workload.shape),
+        "tokens": workload.tokens,
+        "memory": {**estimate.memory, "needed": estimate.needed, "capacity": chip.hbm_bytes},
+        "flops": {
+            "required": estimate.required_flops,
+            "compiled": estimate.costs and estimate.costs.flops,
+        },
+        "bytes_moved": estimate.costs and estimate.costs.bytes,
+        "collectives": {kind: dataclasses.asdict(total) for kind, total in estimate.collectives.items()},
+        "uncounted": {
+            "loops": estimate.costs and estimate.costs.unknown_loops,
+            "kernels": estimate.costs and estimate.costs.unknown_kernels,
+        },
+        "bound_seconds": {**estimate.seconds, "step": step},
+        "mfu_bound": step and estimate.mfu(step),
+        "mfu_without_overlap": step and estimate.mfu(sum(estimate.seconds.values())),
+        "fits": estimate.fits,
+        "verdict": verdict(estimate),
+        "first_change": first_change(config, estimate),
+        "compile_seconds": estimate.compile_seconds,
+    }
