@@ -35,11 +35,14 @@ class PairLoader:
         sampling: SamplingConfig | None = None,
         alone: bool = False,
     ) -> None:
-        lengths = dataset.lengths
+        lengths = dataset.lengths.astype(np.int64)
         self.dataset = dataset
-        self._response_lengths = lengths[:, 1:]
+        self._response_lengths = lengths[:, 1:].astype(np.int32)
+        # Rows cost by all of their tokens, the head by those of responses. The same for all layouts: so that the
+        # layout decides nothing about which pairs come together.
+        sizes = np.stack([lengths.sum(axis=1), lengths[:, 1:].sum(axis=1)], axis=1)
         self._schedule = PairSchedule(
-            lengths.sum(axis=1),
+            sizes,
             dataset.categories,
             batch_size=batch_size,
             num_micro_batches=num_micro_batches,
@@ -55,9 +58,12 @@ class PairLoader:
         self.sampling = sampling
         size = batch_size // num_micro_batches
         known = None if self.needs_state else self._all_micro_batches(size)
-        sizes = {"num_groups": num_groups, "multiple": multiple}
-        self._layout = RowLayout(dataset, rows, known, size, **sizes)
-        self._alone = RowLayout(dataset.without_prompts(), rows, known, size, **sizes) if alone else None
+
+        def layout(part: TokenizedDataset) -> RowLayout:
+            return RowLayout(part, rows, known, size, num_groups=num_groups, multiple=multiple)
+
+        self._layout = layout(dataset)
+        self._alone = layout(dataset.without_prompts()) if alone else None
 
     @property
     def shape(self) -> RowShape:

@@ -52,7 +52,9 @@ def build_rows(
     pair = kept[item[said]] // per_pair % index.shape[1]
     return Rows(
         tokens=scattered(ids, dataset.pad_id),
-        places=Places(scattered(segment[item]), scattered(branch), scattered(position)),
+        places=Places(
+            scattered(segment[item]), scattered(branch), scattered(position), shape.unfolded_length
+        ),
         **_grouped(predictor, ids[said], 2 * pair + branch[said] - CHOSEN, num, shape),
     )
 

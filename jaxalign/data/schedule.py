@@ -35,7 +35,7 @@ class PairSchedule:
         shuffle: bool = True,
         sampling: SamplingConfig | None = None,
     ) -> None:
-        """Pairs of `sizes` [n] in tokens and categories [n, K]. Raises ValueError for numbers that do not fit."""
+        """Pairs of sizes [n, D], tokens first, and categories [n, K]. Raises ValueError for numbers that do not fit."""
         _check(batch_size, num_micro_batches, num_steps, num_epochs)
         if sampling is not None and not shuffle:
             raise ValueError(

@@ -4,14 +4,18 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxalign.batch import PairBatch
 from jaxalign.data.dataset import TokenizedDataset
-from jaxalign.data.loader import PairLoader, padded_length
-from jaxalign.data.settings import DataConfig
+from jaxalign.data.loader import PairLoader
+from jaxalign.data.settings import DataConfig, RowsConfig
 from jaxalign.data.tokenize import tokenize_pairs
+from tests.data.rows import LAYOUTS, long_tailed, make_dataset
 
 NUM = 10
 
@@ -23,127 +27,199 @@ def dataset(tiny_tokenizer: Any, make_pairs: Callable) -> TokenizedDataset:
 
 
 def make_loader(dataset: TokenizedDataset, **options: Any) -> PairLoader:
-    return PairLoader(dataset, **({"batch_size": 4, "length": padded_length([dataset]), "seed": 5} | options))
+    defaults = {"batch_size": 4, "rows": RowsConfig(), "seed": 5}
+    if "num_steps" not in options:
+        defaults["num_epochs"] = 3
+    return PairLoader(dataset, **(defaults | options))
 
 
-def assert_equal(first: PairBatch, second: PairBatch) -> None:
-    for field in dataclasses.fields(PairBatch):
-        np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name), field.name)
+def epoch_of(loader: PairLoader, epoch: int) -> np.ndarray:
+    """The pairs of all steps of an epoch, [steps, M, B]."""
+    first = epoch * loader.steps_per_epoch
+    return np.array([loader.indices(first + step) for step in range(loader.steps_per_epoch)])
 
 
-def with_reference(dataset: TokenizedDataset, logps: np.ndarray, mi: np.ndarray) -> TokenizedDataset:
-    return dataclasses.replace(dataset, reference_logps=logps.astype(np.float32), mi=mi.astype(np.float32))
+# Which pairs come when
 
 
-def test_batch_depends_on_seed_and_step_alone(dataset: TokenizedDataset) -> None:
-    first, second = make_loader(dataset), make_loader(dataset)
+@pytest.mark.parametrize(("layout", "share"), LAYOUTS)
+def test_batch_depends_on_seed_and_step_alone(dataset: TokenizedDataset, layout: str, share: bool) -> None:
+    rows = RowsConfig(layout=layout, share_prefix=share)
+    first, second = (make_loader(dataset, rows=rows, num_micro_batches=2) for _ in range(2))
     batches = [first.batch(step) for step in range(9)]
     for step in (7, 0, 8, 3, 3):  # in any order, by a loader that has served nothing before
-        assert_equal(second.batch(step), batches[step])
-    assert (make_loader(dataset, seed=6).indices(0) != batches[0].index).any()
+        chex.assert_trees_all_equal(second.batch(step), batches[step])
 
 
-def test_epoch_holds_every_pair_once_in_a_new_order(dataset: TokenizedDataset) -> None:
-    loader = make_loader(dataset)
-    assert loader.steps_per_epoch == 3
-    epochs = []
-    for epoch in range(3):
-        index = np.concatenate([loader.batch(3 * epoch + step).index for step in range(3)])
-        assert sorted(index[index >= 0].tolist()) == list(range(NUM))
-        epochs.append(index.tolist())
-    assert len(set(map(tuple, epochs))) == 3
+def test_order_differs_between_seeds(dataset: TokenizedDataset) -> None:
+    first, second = (epoch_of(make_loader(dataset, seed=seed), 0) for seed in (5, 6))
+    assert (first != second).any()
 
 
-def test_last_batch_is_padded_with_pairs_that_count_nowhere(dataset: TokenizedDataset) -> None:
-    values = np.arange(1.0, 2 * NUM + 1).reshape(NUM, 2)
-    batch = make_loader(with_reference(dataset, values, values)).batch(2)
-    assert batch.weight.tolist() == [1, 1, 0, 0]
-    assert batch.index[2:].tolist() == [-1, -1]
-    for name in ("response_mask", "categories", "chosen_unsafe", "rejected_unsafe", "reference_logps", "mi"):
-        assert not getattr(batch, name)[2:].any(), name
-    assert (batch.tokens[2:] == dataset.pad_id).all()
+@settings(max_examples=60, deadline=None)
+@given(
+    num=st.integers(1, 40),
+    size=st.integers(1, 6),
+    num_micro_batches=st.integers(1, 3),
+    seed=st.integers(0, 99),
+    shuffle=st.booleans(),
+)
+def test_epoch_holds_every_pair_once_in_even_batches(
+    num: int, size: int, num_micro_batches: int, seed: int, shuffle: bool
+) -> None:
+    batch_size = size * num_micro_batches
+    loader = make_loader(
+        make_dataset(long_tailed(num)),
+        batch_size=batch_size,
+        num_micro_batches=num_micro_batches,
+        seed=seed,
+        shuffle=shuffle,
+        num_epochs=2,
+    )
+    assert loader.steps_per_epoch == -(-num // batch_size)
+    assert loader.num_steps == 2 * loader.steps_per_epoch
+    for epoch in range(2):
+        index = epoch_of(loader, epoch)
+        assert index.shape == (loader.steps_per_epoch, num_micro_batches, size)
+        assert sorted(index[index >= 0].tolist()) == list(range(num))
+        counts = (index >= 0).sum(axis=-1)
+        assert counts.max() - counts.min() <= 1
 
 
-def test_batch_smaller_than_the_data_and_larger(dataset: TokenizedDataset) -> None:
-    batch = make_loader(dataset, batch_size=16).batch(0)
-    assert batch.tokens.shape == (16, 2, padded_length([dataset]))
-    assert batch.weight.sum() == NUM
+def test_epochs_have_new_orders() -> None:
+    loader = make_loader(make_dataset(long_tailed(30)))
+    epochs = [epoch_of(loader, epoch) for epoch in range(3)]
+    sets = [{frozenset(batch.ravel().tolist()) for batch in epoch} for epoch in epochs]
+    assert not set.intersection(*sets)
+
+
+def test_same_pairs_come_together_in_every_layout_and_on_any_number_of_devices() -> None:
+    dataset = make_dataset(long_tailed(50))
+    loaders = [
+        make_loader(dataset, rows=RowsConfig(layout=layout, share_prefix=share), num_groups=groups)
+        for layout, share in LAYOUTS
+        for groups in (1, 4)
+    ]
+    for loader in loaders[1:]:
+        for epoch in range(3):
+            np.testing.assert_array_equal(epoch_of(loader, epoch), epoch_of(loaders[0], epoch))
+
+
+def test_longer_run_begins_with_the_same_pairs() -> None:
+    dataset = make_dataset(long_tailed(30))
+    short, long = make_loader(dataset, num_steps=5), make_loader(dataset, num_steps=50)
+    for step in range(5):
+        np.testing.assert_array_equal(short.indices(step), long.indices(step))
+
+
+def test_micro_batches_have_nearly_the_same_tokens() -> None:
+    dataset = make_dataset(long_tailed(300))
+    lengths = np.concatenate([dataset.lengths, np.zeros((1, 3), np.int32)])  # the last one for -1
+    tokens = lengths[epoch_of(make_loader(dataset, batch_size=32, num_micro_batches=2), 0)].sum(axis=2)
+    assert (tokens.sum(axis=-1).max() <= 1.02 * tokens.sum(axis=-1).mean()).all()
+    responses = tokens[..., 1:].sum(axis=-1)
+    assert responses.max() <= 1.02 * responses.mean()
 
 
 def test_unshuffled_batches_keep_the_order(dataset: TokenizedDataset) -> None:
-    loader = make_loader(dataset, shuffle=False, num_epochs=1)
-    index = np.concatenate([loader.batch(step).index for step in range(loader.num_steps or 0)])
-    assert index.tolist() == [*range(NUM), -1, -1]
+    loader = make_loader(dataset, shuffle=False)
+    assert epoch_of(loader, 1).tolist() == [[[0, 1, 2, 3]], [[4, 5, 6, -1]], [[7, 8, 9, -1]]]
 
 
-def test_row_is_prompt_response_padding(dataset: TokenizedDataset) -> None:
-    batch = make_loader(dataset, shuffle=False).batch(0)
-    for b, row in enumerate(batch.index):
-        for branch, responses in enumerate((dataset.chosen_ids, dataset.rejected_ids)):
-            prompt, response = dataset.prompt_ids[row], responses[row]
-            end = len(prompt) + len(response)
-            assert batch.tokens[b, branch, :end].tolist() == [*prompt, *response]
-            assert (batch.tokens[b, branch, end:] == dataset.pad_id).all()
-            assert np.flatnonzero(batch.response_mask[b, branch]).tolist() == list(range(len(prompt), end))
+# What is in a batch
 
 
-def test_eos_is_in_the_mask_and_padding_of_the_same_id_is_not(dataset: TokenizedDataset) -> None:
-    batch = make_loader(dataset, shuffle=False).batch(0)
-    masked = np.where(batch.response_mask, batch.tokens, -1)
-    assert ((masked == dataset.pad_id).sum(axis=2) == 1).all()  # pad == eos: exactly one counts per response
+@pytest.mark.parametrize("num_micro_batches", [1, 2])
+def test_padding_counts_nowhere(dataset: TokenizedDataset, num_micro_batches: int) -> None:
+    loader = make_loader(dataset, batch_size=16, num_micro_batches=num_micro_batches, alone=True)
+    batch = loader.batch(0)
+    assert batch.weight.sum() == NUM
+    padding = batch.weight == 0
+    assert (batch.index[padding] == -1).all()
+    for name in (
+        "lengths",
+        "categories",
+        "chosen_unsafe",
+        "rejected_unsafe",
+        "reference_logps",
+        "mi",
+        "scores",
+    ):
+        assert not getattr(batch, name)[padding].any(), name
+    for rows in (batch.rows, batch.alone):
+        for m in range(num_micro_batches):
+            pairs = np.flatnonzero(batch.weight[m])
+            assert set((rows.response[m] // 2).ravel().tolist()) == {-1, *pairs.tolist()}
+
+
+def test_labels_and_figures_come_out_with_their_pairs() -> None:
+    dataset = dataclasses.replace(make_dataset(long_tailed(20)), scores=np.ones((20, 2), np.float32))
+    batch = make_loader(dataset, batch_size=10, num_micro_batches=2).batch(1)
+    assert (batch.index >= 0).all()
+    for name in ("categories", "chosen_unsafe", "rejected_unsafe", "reference_logps", "mi", "scores"):
+        np.testing.assert_array_equal(getattr(batch, name), getattr(dataset, name)[batch.index], name)
+    np.testing.assert_array_equal(batch.lengths, dataset.lengths[batch.index][..., 1:])
+
+
+def test_figures_that_are_not_known_are_zero(dataset: TokenizedDataset) -> None:
+    batch = make_loader(dataset).batch(0)
+    for name in ("reference_logps", "mi", "scores"):
+        assert getattr(batch, name).shape == (1, 4, 2)
+        assert not getattr(batch, name).any()
 
 
 def test_batch_has_the_types_of_pair_batch(dataset: TokenizedDataset) -> None:
     batch = make_loader(dataset).batch(0)
-    types = {field.name: getattr(batch, field.name).dtype for field in dataclasses.fields(PairBatch)}
-    assert types.pop("tokens") == types.pop("index") == np.int32
-    assert types.pop("response_mask") == np.bool_
+    whole = {"rows", "alone"}
+    fields = [field.name for field in dataclasses.fields(PairBatch) if field.name not in whole]
+    types = {name: getattr(batch, name).dtype for name in fields}
+    assert types.pop("lengths") == types.pop("index") == np.int32
     assert set(types.values()) == {np.dtype(np.float32)}
-    assert batch.categories.shape == (4, 19)
+    assert batch.categories.shape == (1, 4, 19)
+    assert batch.alone is None
 
 
-def test_reference_values_come_out_with_their_pairs(dataset: TokenizedDataset) -> None:
-    assert not make_loader(dataset).batch(0).reference_logps.any()
-    logps, mi = np.random.default_rng(0).normal(size=(2, NUM, 2))
-    batch = make_loader(with_reference(dataset, logps, mi)).batch(0)
-    np.testing.assert_array_equal(batch.reference_logps, logps.astype(np.float32)[batch.index])
-    np.testing.assert_array_equal(batch.mi, mi.astype(np.float32)[batch.index])
+def test_end_of_sequence_is_predicted_and_padding_of_the_same_id_is_not(dataset: TokenizedDataset) -> None:
+    rows = make_loader(dataset).batch(0).rows
+    for response in range(8):
+        assert (rows.target[rows.response == response] == dataset.pad_id).sum() == 1  # pad is also the end
 
 
-def test_rows_without_prompts_hold_the_same_responses(dataset: TokenizedDataset) -> None:
-    alone = dataset.without_prompts()
-    batch = make_loader(alone, length=padded_length([dataset, alone]), shuffle=False).batch(0)
-    whole = make_loader(dataset, shuffle=False).batch(0)
-    start = len(dataset.empty_prompt_ids)
-    assert (batch.tokens[:, :, :start] == dataset.empty_prompt_ids).all()
-    for b, branch in np.ndindex(4, 2):
-        responses = [x.tokens[b, branch][x.response_mask[b, branch]].tolist() for x in (batch, whole)]
-        assert responses[0] == responses[1]
+# Errors
 
 
-@pytest.mark.parametrize(("multiple", "expected"), [(1, 37), (16, 48), (17, 51)])
-def test_padded_length_is_the_next_multiple(dataset: TokenizedDataset, multiple: int, expected: int) -> None:
-    assert padded_length([dataset, dataset.without_prompts()], multiple) == expected
-
-
-def test_pair_longer_than_a_row_is_an_error(dataset: TokenizedDataset) -> None:
-    with pytest.raises(
-        ValueError, match=r"pair test:1 has 37 tokens, but length=36; raise the length or lower"
-    ):
-        make_loader(dataset, length=36)
-
-
-def test_step_outside_the_epochs_is_an_error(dataset: TokenizedDataset) -> None:
+def test_step_outside_the_run_is_an_error(dataset: TokenizedDataset) -> None:
     loader = make_loader(dataset, num_epochs=2)
     assert loader.num_steps == 6
     loader.batch(5)
     for step in (6, -1):
-        with pytest.raises(IndexError, match=f"step {step} is outside the 6 steps of 2 epochs"):
+        with pytest.raises(IndexError, match=f"step {step} is outside the 6 steps of the run"):
             loader.batch(step)
 
 
-def test_sizes_below_one_are_errors(dataset: TokenizedDataset) -> None:
-    with pytest.raises(ValueError, match="batch_size=0"):
-        make_loader(dataset, batch_size=0)
-    with pytest.raises(ValueError, match="num_epochs=0"):
-        make_loader(dataset, num_epochs=0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"num_epochs": 0}, "num_epochs=0 must be at least 1"),
+        ({"num_steps": 0}, "num_steps=0 must be at least 1"),
+        ({"num_micro_batches": 0}, "num_micro_batches=0 must be at least 1"),
+        ({"num_micro_batches": 3}, "batch_size=4 is not divisible by num_micro_batches=3"),
+        ({"num_steps": 3, "num_epochs": 3}, "got num_steps=3 and num_epochs=3, expected exactly one"),
+        ({"num_epochs": None}, "got num_steps=None and num_epochs=None, expected exactly one"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_errors(dataset: TokenizedDataset, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_loader(dataset, **options)
+
+
+def test_empty_data_set_is_an_error(dataset: TokenizedDataset) -> None:
+    with pytest.raises(ValueError, match="the data set is empty"):
+        make_loader(dataset.select(np.arange(0)))
+
+
+@pytest.mark.parametrize(("key", "value"), [("layout", "ragged"), ("share_prefix", 1), ("length", 0)])
+def test_rows_config_refuses_option(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=key):
+        RowsConfig(**{key: value})

@@ -1,4 +1,4 @@
-"""The real data sets beside the checkout: read, split by prompt, tokenised; what they are known to hold is found."""
+"""The real data sets beside the checkout: read, split by prompt, tokenised, packed; what they hold is found."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from jaxalign.data.check import check_data
-from jaxalign.data.loader import PairLoader, padded_length
+from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.data.loader import PairLoader
 from jaxalign.data.sampling import SamplingConfig
 from jaxalign.data.schema import DataError, prompt_key
-from jaxalign.data.settings import DataConfig
+from jaxalign.data.settings import DataConfig, RowsConfig
 from jaxalign.data.sources import load_pairs
 from jaxalign.data.tokenize import tokenize_pairs
+from jaxalign.hf.read import open_checkpoint
 
 CATEGORIES = ("violence", "hate_speech", "privacy", "information_integrity", "exploits", "self_harm")
 
@@ -71,10 +73,9 @@ def test_uniform_sampling_equalises_the_categories(shared_data: Path, tiny_token
     dataset = tokenize_pairs(load_pairs(config, "train")[0], tiny_tokenizer, config)
     sizes = dataset.categories.sum(axis=0)
     assert (sizes.min(), sizes.max()) == (13, 245)
-    loader = PairLoader(
-        dataset, batch_size=32, length=padded_length([dataset]), sampling=SamplingConfig(strategy="uniform")
-    )
-    batches = np.array([loader.indices(step) for step in range(40)])
+    sampling = SamplingConfig(strategy="uniform")
+    loader = PairLoader(dataset, batch_size=32, rows=RowsConfig(), num_steps=40, sampling=sampling)
+    batches = np.concatenate([loader.indices(step) for step in range(40)])
     counts = dataset.categories[batches.ravel()].sum(axis=0)
     assert counts.max() - counts.min() <= 1
     assert all(len(set(rows)) == 32 for rows in batches.tolist())
@@ -101,3 +102,45 @@ def test_hh_raw_prompts_are_tokenised_with_their_end_kept(shared_data: Path, tin
     assert all(tiny_tokenizer.decode(ids).endswith("\n\nAssistant:") for ids in dataset.prompt_ids)
     assert dataset.truncation().total[0] > 50
     assert (dataset.lengths <= 200).all()
+
+
+@pytest.fixture(scope="module")
+def datasets(shared_data: Path, smollm2_gguf: Path) -> dict[str, TokenizedDataset]:
+    """All pairs of both files under the tokenizer of the real small model."""
+    tokenizer = open_checkpoint(smollm2_gguf).load_tokenizer()
+    configs = {
+        "categories": category_pairs(shared_data, on_error="skip"),
+        "hh": hh(shared_data, on_error="skip"),
+    }
+    return {
+        name: tokenize_pairs(load_pairs(config, "train")[0], tokenizer, config)
+        for name, config in configs.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["categories", "hh"])
+@pytest.mark.parametrize("batch_size", [32, 64])
+@pytest.mark.parametrize("num_groups", [1, 4])
+@pytest.mark.parametrize("share", [True, False])
+def test_packing_wastes_at_most_a_twentieth(
+    datasets: dict[str, TokenizedDataset], name: str, batch_size: int, num_groups: int, share: bool
+) -> None:
+    loader = PairLoader(
+        datasets[name],
+        batch_size=batch_size,
+        rows=RowsConfig(share_prefix=share),
+        num_groups=num_groups,
+        num_epochs=3,
+    )
+    assert loader.padding is not None
+    assert loader.padding <= 0.05
+
+
+def test_packing_wastes_at_most_a_twentieth_of_bytes(shared_data: Path, tiny_tokenizer: Any) -> None:
+    config = category_pairs(shared_data, on_error="skip", max_prompt_length=128, max_response_length=512)
+    dataset = tokenize_pairs(load_pairs(config, "train")[0], tiny_tokenizer, config)
+    for batch_size in (32, 64):
+        loader = PairLoader(dataset, batch_size=batch_size, rows=RowsConfig(), num_epochs=2)
+        assert loader.padding is not None
+        assert loader.padding <= 0.05

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from jaxalign.data.dataset import TokenizedDataset
-from jaxalign.data.loader import PairLoader, padded_length
+from jaxalign.data.loader import PairLoader
 from jaxalign.data.sampling import (
     MINIMUM_RATE,
     GroupSampler,
@@ -24,7 +24,7 @@ from jaxalign.data.sampling import (
     group_probabilities,
     systematic_counts,
 )
-from jaxalign.data.settings import DataConfig
+from jaxalign.data.settings import DataConfig, RowsConfig
 from jaxalign.data.tokenize import tokenize_pairs
 
 UNIFORM, PROPORTIONAL, MARGIN = (
@@ -293,23 +293,28 @@ def dataset(tiny_tokenizer: Any, make_pairs: Callable) -> TokenizedDataset:
 
 
 def make_loader(dataset: TokenizedDataset, config: SamplingConfig | None, **options: Any) -> PairLoader:
-    sizes = {"batch_size": 4, "length": padded_length([dataset])}
-    return PairLoader(dataset, sampling=config, **(sizes | options))
+    defaults = {"batch_size": 4, "rows": RowsConfig(layout="padded"), "num_epochs": 2}
+    return PairLoader(dataset, sampling=config, **(defaults | options))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+@pytest.mark.parametrize("num_micro_batches", [1, 2])
 def test_loader_serves_full_batches_of_sampled_rows(
-    dataset: TokenizedDataset, config: SamplingConfig
+    dataset: TokenizedDataset, config: SamplingConfig, num_micro_batches: int
 ) -> None:
-    loader = make_loader(dataset, config, num_epochs=2, seed=5)
+    layout = "padded" if config is MARGIN else "packed"
+    rows = RowsConfig(layout=layout)
+    loader = make_loader(dataset, config, rows=rows, num_micro_batches=num_micro_batches, seed=5)
     rates = state_for(config, 2)
     assert (loader.steps_per_epoch, loader.num_steps, loader.needs_state) == (3, 6, config is MARGIN)
     for step in range(6):
         batch = loader.batch(step, rates)
-        assert batch.weight.tolist() == [1, 1, 1, 1]
+        assert batch.weight.shape == (num_micro_batches, 4 // num_micro_batches)
+        assert batch.weight.all()
         expected = make(config, dataset.categories, 4, seed=5).rows(step, rates)
-        assert batch.index.tolist() == loader.indices(step, rates).tolist() == expected.tolist()
-    with pytest.raises(IndexError, match="step 6 is outside the 6 steps of 2 epochs"):
+        np.testing.assert_array_equal(batch.index, loader.indices(step, rates))
+        assert sorted(batch.index.ravel().tolist()) == sorted(expected.tolist())
+    with pytest.raises(IndexError, match="step 6 is outside the 6 steps of the run"):
         loader.batch(6, rates)
 
 

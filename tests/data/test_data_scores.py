@@ -9,9 +9,9 @@ import pytest
 
 from jaxalign.data.check import check_data
 from jaxalign.data.dataset import TokenizedDataset
-from jaxalign.data.loader import PairLoader, padded_length
+from jaxalign.data.loader import PairLoader
 from jaxalign.data.schema import DataError, Pair
-from jaxalign.data.settings import DataConfig
+from jaxalign.data.settings import DataConfig, RowsConfig
 from jaxalign.data.sources import load_pairs, safety_transform
 from jaxalign.data.tokenize import tokenize_pairs
 
@@ -128,15 +128,16 @@ def test_scores_follow_their_pairs(dataset: TokenizedDataset) -> None:
     part = dataset.select(np.array([3, 1]))
     assert part.scores is not None
     assert part.scores.tolist() == dataset.scores[[3, 1]].tolist()
-    batch = PairLoader(dataset, batch_size=3, length=padded_length([dataset])).batch(1)  # one pair of padding
+    batch = PairLoader(dataset, batch_size=3, rows=RowsConfig(), num_epochs=1).batch(1)
+    assert (batch.index[0] >= 0).tolist() == [True, True, False]  # one pair of padding
     assert batch.scores.dtype == np.float32
-    assert batch.scores.tolist() == [*dataset.scores[batch.index[:2]].tolist(), [0.0, 0.0]]
+    assert batch.scores[0].tolist() == [*dataset.scores[batch.index[0, :2]].tolist(), [0.0, 0.0]]
 
 
 def test_batch_without_scores_holds_zeros(dataset: TokenizedDataset) -> None:
     unscored = dataclasses.replace(dataset, scores=None)
-    batch = PairLoader(unscored, batch_size=3, length=padded_length([dataset])).batch(0)
-    assert (batch.scores.shape, batch.scores.any()) == ((3, 2), False)
+    batch = PairLoader(unscored, batch_size=3, rows=RowsConfig(), num_epochs=1).batch(0)
+    assert (batch.scores.shape, batch.scores.any()) == ((1, 3, 2), False)
 
 
 def test_fingerprint_sees_scores_where_there_are_any(dataset: TokenizedDataset) -> None:
