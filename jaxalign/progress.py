@@ -1,7 +1,9 @@
-"""Live progress of a long stage: a bar on a terminal, a line every few seconds in a log file."""
+"""Live progress of a long stage: a bar on a terminal, a line every few seconds in a log file. Times of a start."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 
 from rich.console import Console
@@ -70,3 +72,22 @@ class Stage:
             self._bar.stop()
         elif self._enabled and kind is None and time.monotonic() - self._started >= 1.0:
             self._log("done")
+
+
+class StageTimes:
+    """Seconds by stage: `with times("load the model"): ...`. Stages of one name add up; none may hold another."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Measure a stage; one that fails is not counted."""
+        started = time.monotonic()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+
+    def summary(self) -> str:
+        """All stages and their sum on one line."""
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.seconds.items())
+        return f"{sum(self.seconds.values()):.1f} s ({stages})"

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -159,10 +159,12 @@ class LogpsPass:
         dataset: TokenizedDataset,
         *,
         label: str,
+        known: np.ndarray | None = None,
         on_progress: Callable[[np.ndarray, np.ndarray], None] | None = None,
     ) -> np.ndarray:
         """[n, 2] float32 log-probs of all pairs in the order of the data set.
 
+        Batches whose pairs are all finite in `known` [n, 2] are taken from there; the others are the same as ever.
         `on_progress` is given the rows [m] that are new and their log-probs [m, 2], after each batch.
         """
         loader = PairLoader(
@@ -173,9 +175,12 @@ class LogpsPass:
             multiple=row_multiple(platform_of(self._mesh)),
             num_epochs=1,
         )
-        logps = np.full((len(dataset), 2), np.nan, np.float32)
-        with Stage(label, len(dataset), enabled=self._show) as stage:
-            for index, values in self._batches(params, frozen, loader):
+        logps = np.full((len(dataset), 2), np.nan, np.float32) if known is None else known.copy()
+        indices = [loader.indices(step) for step in range(loader.num_steps)]
+        steps = [i for i, index in enumerate(indices) if not np.isfinite(logps[index[index >= 0]]).all()]
+        done = len(dataset) - sum(int((indices[i] >= 0).sum()) for i in steps)
+        with Stage(label, len(dataset), completed=done, enabled=self._show) as stage:
+            for index, values in self._batches(params, frozen, map(loader.batch, steps)):
                 logps[index] = values
                 if on_progress is not None:
                     on_progress(index, values)
@@ -183,12 +188,11 @@ class LogpsPass:
         return logps
 
     def _batches(
-        self, params: Any, frozen: Any, loader: PairLoader
+        self, params: Any, frozen: Any, batches: Iterable[PairBatch]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows and their log-probs, batch by batch; the devices are given the next batch before one is fetched."""
         pending: tuple[np.ndarray, jax.Array] | None = None
-        for step in range(loader.steps_per_epoch):
-            batch = loader.batch(step)
+        for batch in batches:
             (index,) = batch.index
             started = (index, self._logps(params, frozen, put_global(batch, batch_sharding(self._mesh))))
             if pending is not None:

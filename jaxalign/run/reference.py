@@ -1,6 +1,7 @@
 """The reference pass of a run: find the cached file or make it, and attach the figures to the data."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -13,11 +14,13 @@ from jax.experimental import multihost_utils
 
 from jaxalign.config import Config
 from jaxalign.data.dataset import TokenizedDataset
-from jaxalign.data.loader import PairLoader, padded_length
+from jaxalign.data.loader import PairLoader
 from jaxalign.parallel import agree_on_text, is_main_process
 from jaxalign.run.policy import LogpsPass
 from jaxalign.training.reference import (
+    PASSES,
     ReferenceMismatchError,
+    UnfinishedPass,
     compute_reference,
     read_reference,
     reference_key,
@@ -53,7 +56,6 @@ def with_reference(
     base_pass: LogpsPass,
     ingredients: dict[str, Any],
     *,
-    length: int,
     cache_dir: Path,
 ) -> TokenizedDataset:
     """The data set with reference log-probs and MI at `rows`, from the cache where it holds exactly these.
@@ -68,28 +70,50 @@ def with_reference(
     required = config.reference.file is not None and split == "train"
     arrays = cached_arrays(path, ingredients, len(part), required=required)
     if arrays is None:
-
-        def branch_logps(pairs: TokenizedDataset, label: str) -> np.ndarray:
-            # Rows as long as in training and evaluation, so that the unchanged policy repeats them exactly.
-            rows_length = length if pairs is part else padded_length([pairs])
-            return base_pass(base, None, pairs, length=rows_length, label=f"{split}: {label}")
-
-        arrays = compute_reference(part, branch_logps, with_mi=ingredients["with_mi"])
-        if is_main_process():
-            write_reference(path, arrays, ingredients)
+        arrays = _computed(part, base, base_pass, ingredients, path, split)
     whole = {name: np.full((len(dataset), 2), np.nan, np.float32) for name in arrays}
     for name, array in arrays.items():
         whole[name][rows] = array
     return dataclasses.replace(dataset, reference_logps=whole["logps"], mi=whole["mi"])
 
 
-def visited_rows(loader: PairLoader, num_steps: int) -> np.ndarray:
-    """The rows that a run of so many steps sees, sorted: a short run needs no reference for the others.
+def _computed(
+    dataset: TokenizedDataset,
+    base: Any,
+    base_pass: LogpsPass,
+    ingredients: dict[str, Any],
+    path: Path,
+    split: str,
+) -> dict[str, np.ndarray]:
+    """The figures that go to `path`, from the pass; one that was killed goes on where it was."""
+    with_mi = ingredients["with_mi"]
+    names = tuple(PASSES) if with_mi else ("logps",)
+    partial = path.with_suffix(".unfinished")
+    logps = cached_arrays(
+        partial, ingredients, len(dataset), required=False, names=names, what="unfinished reference"
+    )
+    logps = logps or {name: np.full((len(dataset), 2), np.nan, np.float32) for name in names}
+    unfinished = UnfinishedPass(partial, ingredients, logps, write=is_main_process())
+
+    def branch_logps(pairs: TokenizedDataset, name: str) -> np.ndarray:
+        label, keep = f"{split}: {PASSES[name]}", functools.partial(unfinished.keep, name)
+        return base_pass(base, None, pairs, label=label, known=logps[name], on_progress=keep)
+
+    arrays = compute_reference(dataset, branch_logps, with_mi=with_mi)
+    if is_main_process():
+        write_reference(path, arrays, ingredients)
+    unfinished.remove()
+    return arrays
+
+
+def visited_rows(loader: PairLoader) -> np.ndarray:
+    """The rows that a run sees, sorted: a short run needs no reference for the others.
 
     All rows where the state of training decides which come.
     """
     if loader.needs_state:
         return np.arange(len(loader.dataset))
+    num_steps = loader.num_steps
     if loader.sampling is None:  # within an epoch no row comes twice
         num_steps = min(num_steps, loader.steps_per_epoch)
     rows = np.unique(np.concatenate([loader.indices(step) for step in range(num_steps)]))

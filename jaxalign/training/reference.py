@@ -7,6 +7,7 @@ the training pairs keep their log-probs in files of the same form.
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +21,14 @@ from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.errors import JaxalignError
 from jaxalign.settings import LaxPath, Settings
 
+PASSES = {"logps": "reference log-probs", "alone": "reference log-probs without prompt"}
+"""The passes over a data set by name, with what they are called in messages. The second is made for MI alone."""
+
 BranchLogpsFn = Callable[[TokenizedDataset, str], np.ndarray]
-"""(dataset, label of the progress line) -> [n, 2] float32 summed response log-probs under the reference."""
+"""(dataset, name of the pass) -> [n, 2] float32 summed response log-probs under the reference."""
+
+SAVE_SECONDS = 30.0
+"""So much work is lost at most if a pass is killed."""
 
 
 class ReferenceConfig(Settings):
@@ -70,20 +77,48 @@ def compute_reference(
 
     Without `with_mi`, MI is 0 everywhere: nothing reads it then. Raises NonFiniteReferenceError.
     """
-    logps = branch_logps(dataset, "reference log-probs")
-    passes = {"with": logps}
+    passes = {"logps": branch_logps(dataset, "logps")}
     if with_mi:
-        passes["without"] = branch_logps(dataset.without_prompts(), "reference log-probs without prompt")
+        passes["alone"] = branch_logps(dataset.without_prompts(), "alone")
     for name, values in passes.items():
         rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if rows.size:
             raise NonFiniteReferenceError(
-                f"reference log-probs {name} prompt are not finite for {rows.size} pairs, first at "
-                f"{dataset.origins[rows[0]]}; check the model weights, or use model.dtype: float32"
+                f"{PASSES[name]} are not finite for {rows.size} pairs, first at {dataset.origins[rows[0]]}; check the "
+                "model weights, or use model.dtype: float32"
             )
+    logps = passes["logps"]
     if not with_mi:
         return {"logps": logps, "mi": np.zeros_like(logps)}
-    return {"logps": logps, "mi": mutual_information(logps, passes["without"], dataset.lengths[:, 1:])}
+    return {"logps": logps, "mi": mutual_information(logps, passes["alone"], dataset.lengths[:, 1:])}
+
+
+class UnfinishedPass:
+    """What a reference pass has so far, in a file of its own, so that the next start goes on from there.
+
+    `logps` has [n, 2] for each pass by name, NaN where a pair is missing. Only a process that is to `write` does.
+    """
+
+    def __init__(
+        self, path: Path, ingredients: dict[str, Any], logps: dict[str, np.ndarray], *, write: bool
+    ) -> None:
+        self.logps = {
+            name: np.array(array) for name, array in logps.items()
+        }  # of our own: they are written to
+        self._path, self._ingredients, self._write = path, ingredients, write
+        self._written = time.monotonic()
+
+    def keep(self, name: str, rows: np.ndarray, logps: np.ndarray) -> None:
+        """Take the log-probs [m, 2] of some rows [m] of a pass; write the file if the last time is long enough ago."""
+        self.logps[name][rows] = logps
+        if self._write and time.monotonic() - self._written >= SAVE_SECONDS:
+            write_reference(self._path, self.logps, self._ingredients)
+            self._written = time.monotonic()
+
+    def remove(self) -> None:
+        """Remove the file: the pass is finished, and kept elsewhere."""
+        if self._write:
+            self._path.unlink(missing_ok=True)
 
 
 def read_reference(

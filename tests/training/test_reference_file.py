@@ -218,7 +218,7 @@ def test_mutual_information_is_the_gain_per_token():
     assert mi.dtype == np.float32
 
 
-def bigram_logps(dataset, _label) -> np.ndarray:
+def bigram_logps(dataset, _name) -> np.ndarray:
     """[n, 2] under a model in which a token depends on the one before it alone."""
     table = np.random.default_rng(0).normal(size=(toy.V, toy.V))
     table -= np.logaddexp.reduce(table, axis=1, keepdims=True)
@@ -244,14 +244,14 @@ def test_reference_holds_log_probs_and_the_gain_over_an_empty_prompt():
 
 
 def test_pass_without_prompts_is_left_out_where_no_loss_reads_it():
-    labels = []
+    names = []
 
-    def branch_logps(dataset, label):
-        labels.append(label)
-        return bigram_logps(dataset, label)
+    def branch_logps(dataset, name):
+        names.append(name)
+        return bigram_logps(dataset, name)
 
     arrays = compute_reference(toy.make_dataset(np.eye(3)), branch_logps, with_mi=False)
-    assert labels == ["reference log-probs"]
+    assert names == ["logps"]
     assert arrays["mi"].shape == (3, 2)
     assert not arrays["mi"].any()
 
@@ -277,18 +277,14 @@ def test_ingredients_that_are_no_json_are_refused(tmp_path):
         read_reference(path, {}, 4)
 
 
-@pytest.mark.parametrize(
-    ("broken", "which"), [("reference log-probs", "with"), ("without prompt", "without")]
-)
-def test_non_finite_value_raises_and_names_the_row(broken, which):
-    def branch_logps(dataset, label):
-        logps = bigram_logps(dataset, label)
-        logps[1:, 0] = np.nan if label.endswith(broken) else logps[1:, 0]
+@pytest.mark.parametrize(("broken", "what"), [("logps", ""), ("alone", " without prompt")])
+def test_non_finite_value_raises_and_names_the_row(broken, what):
+    def branch_logps(dataset, name):
+        logps = bigram_logps(dataset, name)
+        logps[1:, 0] = np.nan if name == broken else logps[1:, 0]
         return logps
 
-    message = (
-        f"reference log-probs {which} prompt are not finite for 2 pairs, first at toy:1; check the model"
-    )
+    message = f"reference log-probs{what} are not finite for 2 pairs, first at toy:1; check the model"
     with pytest.raises(NonFiniteReferenceError, match=message):
         compute_reference(toy.make_dataset(np.eye(3)), branch_logps, with_mi=True)
 
