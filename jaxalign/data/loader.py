@@ -1,5 +1,7 @@
 """Batches of a run in rows of one shape, the same global batch on every host. No devices here."""
 
+import copy
+
 import numpy as np
 
 from jaxalign.batch import PairBatch
@@ -79,6 +81,12 @@ class PairLoader:
     def padding(self) -> float | None:
         """The share of row tokens that are padding, over the whole run; None if its pairs depend on a state."""
         return self._layout.padding
+
+    def over(self, dataset: TokenizedDataset) -> "PairLoader":
+        """The same batches of a data set that has other figures (reference_logps, mi, scores) beside the same pairs."""
+        other = copy.copy(self)
+        other.dataset = dataset
+        return other
 
     def indices(self, step: int, state: SamplingState | None = None) -> np.ndarray:
         """The pairs of the micro-batches of a step, [M, B] int32, -1 for padding; raises as PairSchedule does."""

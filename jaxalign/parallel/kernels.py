@@ -59,7 +59,7 @@ def head_on_mesh(mesh: Mesh, **options: Any) -> Callable[[jax.Array, jax.Array, 
     def on_mesh(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> jax.Array:
         of_head = partition_spec(("model", "vocab"), head.shape, mesh)
         of_groups = partition_spec(("batch", None), targets.shape, mesh)
-        gather_axis, vocab_axis = (_only_axis(axes, mesh) for axes in of_head)
+        gather_axis, vocab_axis = (_only_axis(axis, mesh) for axis in of_head)
 
         def local(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> jax.Array:
             return token_logps(
@@ -83,9 +83,6 @@ def head_on_mesh(mesh: Mesh, **options: Any) -> Callable[[jax.Array, jax.Array, 
     return on_mesh
 
 
-def _only_axis(axes: tuple[str, ...] | None, mesh: Mesh) -> str | None:
-    """The mesh axis that splits a dimension, None where it stays whole."""
-    if axes is None or mesh.shape[axes[0]] == 1:
-        return None
-    (axis,) = axes
-    return axis
+def _only_axis(axis: str | None, mesh: Mesh) -> str | None:
+    """The mesh axis that splits a dimension of the head, None where it stays whole."""
+    return axis if axis is not None and mesh.shape[axis] > 1 else None

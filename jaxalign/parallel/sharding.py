@@ -85,7 +85,9 @@ def make_constrain(mesh: Mesh) -> Callable[[jax.Array, Dims], jax.Array]:
 
 def put_global(tree: Any, sharding: NamedSharding) -> Any:
     """Host arrays, the same on every process, to global arrays; each process places only its own slices."""
-    with jax.transfer_guard_host_to_device("allow"):  # jax does not know it for the transfer asked for that it is
+    with jax.transfer_guard_host_to_device(
+        "allow"
+    ):  # jax does not know it for the transfer asked for that it is
         return jax.tree.map(
             lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda index: np.asarray(x)[index]),
             tree,

@@ -59,19 +59,22 @@ class Run:
 def make_loader(
     config: Config, train: TokenizedDataset, num_steps: int, groups: int, multiple: int
 ) -> PairLoader:
-    """Training batches by step, for that many groups of rows."""
-    return PairLoader(
-        train,
-        batch_size=config.train.batch_size,
-        rows=config.rows,
-        num_micro_batches=config.train.num_micro_batches,
-        num_groups=groups,
-        multiple=multiple,
-        num_steps=num_steps,
-        seed=config.train.seed,
-        sampling=config.data.sampling,
-        alone=config.adaptive.mi_source == "policy",
-    )
+    """Training batches by step, for that many groups of rows. Raises ConfigError if a pair does not fit into a row."""
+    try:
+        return PairLoader(
+            train,
+            batch_size=config.train.batch_size,
+            rows=config.rows,
+            num_micro_batches=config.train.num_micro_batches,
+            num_groups=groups,
+            multiple=multiple,
+            num_steps=num_steps,
+            seed=config.train.seed,
+            sampling=config.data.sampling,
+            alone=config.adaptive.mi_source == "policy",
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def count_steps(config: Config, num_pairs: int) -> int:

@@ -21,7 +21,6 @@ from jaxalign.run.dry_run import dry_run
 from jaxalign.run.export import export
 from jaxalign.run.load import load_model
 from jaxalign.run.margin_model import margin_model_bytes, margin_model_fingerprint, margin_rewards
-from jaxalign.run.policy import LogpsPass, Policy, longest_response
 from jaxalign.run.setup import prepare
 from jaxalign.run.train import train
 from tests import tiny
@@ -70,10 +69,7 @@ def dataset(folder: Path) -> TokenizedDataset:
 def reference(folder: Path, dataset: TokenizedDataset) -> np.ndarray:
     """[n, 2] log-probs of the base model; rows 2 and 5 are not visited."""
     model = load_model(folder / "model")
-    logps = Policy(model.decoder, longest_response(dataset), 128).model_logps
-    found = LogpsPass(logps, model.mesh, 8, show=False)(
-        model.params, None, dataset, length=LENGTH, label="base"
-    )
+    found = model.logps(None, dataset, batch_size=8, label="base")
     found[[2, 5]] = np.nan
     return found
 
@@ -92,7 +88,6 @@ def rewards(
         dataclasses.replace(dataset, reference_logps=reference),
         fingerprint=margin_model_fingerprint(path),
         numerics=parsed.model,
-        length=LENGTH,
         batch_size=3,
         cache_dir=cache,
     )

@@ -160,4 +160,3 @@ def test_policy_mi_is_nats_per_token_and_0_in_padding():
     mi = with_policy_mi(policy.at[3].set(0.0), alone.at[3].set(0.0), batch).mi
     np.testing.assert_allclose(mi[:3], 3.0 / batch.lengths[:3], rtol=1e-6)
     assert not np.asarray(mi[3]).any()
-
