@@ -3,12 +3,23 @@
 Projections, rotary embedding and caches do not live here.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
+from jax.typing import DTypeLike
+
+from jaxalign.ops.blockwise import DEFAULT_BLOCK_SIZE, BlockwiseAttention
 from jaxalign.ops.dense import DenseAttention
 from jaxalign.ops.visibility import Attention, is_visible, plain_places
 
-__all__ = ["Attention", "Implementation", "causal_attention", "is_visible", "make_attention", "plain_places"]
+__all__ = [
+    "Attention",
+    "Implementation",
+    "default_implementation",
+    "is_visible",
+    "make_attention",
+    "plain_places",
+    "supported",
+]
 
 Implementation = Literal["dense", "blockwise", "splash", "cudnn"]
 
@@ -19,20 +30,16 @@ def make_attention(
     sliding_window: int | None = None,
     soft_cap: float | None = None,
     scale: float | None = None,
-    unfolded_length: int | None = None,
     block_size: int | None = None,
-    interpret: bool = False,
 ) -> Attention:
     """One of the implementations of attention.
 
     Args:
-        implementation: "dense" (the reference).
+        implementation: "dense" (the reference) or "blockwise" (plain JAX).
         sliding_window: number of latest positions that a query sees, its own included; None for all.
         soft_cap: the scores become `soft_cap * tanh(scores / soft_cap)`.
         scale: factor on q k^T; E**-0.5 by default.
-        unfolded_length: tokens of a row once every prompt is repeated for its rejected response; for "splash".
-        block_size: tokens that are computed at a time, by "blockwise" and "splash".
-        interpret: run the kernel of "splash" without a TPU, slowly.
+        block_size: tokens that "blockwise" computes at a time.
 
     Raises:
         ValueError: for an unknown implementation, or an option that it does not have.
@@ -47,10 +54,27 @@ def make_attention(
     """
     if implementation == "dense":
         return DenseAttention(sliding_window, soft_cap, scale)
-    raise ValueError(f"implementation: got {implementation!r}, expected 'dense'")
+    if implementation == "blockwise":
+        return BlockwiseAttention(sliding_window, soft_cap, scale, block_size or DEFAULT_BLOCK_SIZE)
+    raise ValueError(f"implementation: got {implementation!r}, expected one of {get_args(Implementation)}")
 
 
-def causal_attention(query, key, value, *, sliding_window=None, scale=None):  # type: ignore[no-untyped-def]
-    """Plain causal attention; goes as soon as the decoder passes places."""
-    attention = make_attention("dense", sliding_window=sliding_window, scale=scale)
-    return attention(query, key, value, attention.prepare(plain_places(*query.shape[:2])))
+def default_implementation(platform: str) -> Implementation:
+    """What runs on "cpu", "gpu" or "tpu" unless something else is asked for; see `supported` for its limits."""
+    kernels: dict[str, Implementation] = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
+    return kernels.get(platform, "blockwise")
+
+
+def supported(
+    implementation: Implementation,
+    platform: str,
+    *,
+    head_dim: int,
+    dtype: DTypeLike,
+    sliding_window: int | None = None,
+    soft_cap: float | None = None,
+) -> str | None:
+    """Why an implementation cannot run on a platform ("cpu", "gpu", "tpu") with such heads; None if it can."""
+    if implementation in ("splash", "cudnn"):
+        return f"{implementation} is not there yet"
+    return None
