@@ -1,129 +1,266 @@
-"""Log-probabilities of given tokens without ever holding the logits of the whole sequence. Needs jax alone."""
+"""Log-probabilities of given tokens without ever holding the logits of all of them. Needs jax alone.
+
+Which tokens are asked about, and how rows and head lie on a mesh, is decided by the callers.
+"""
 
 import functools
+import operator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
+DEFAULT_CHUNK_SIZE = 1024
+"""Large enough that a chunk's matmuls, and not the traffic of the head's gradient, take the time."""
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+
+class _Options(NamedTuple):
+    """What is static: the options of `token_logps`, and the dtype in which the head's gradient goes back."""
+
+    chunk_size: int
+    soft_cap: float | None
+    train_head: bool
+    gather_axis: str | None
+    head_dtype: DTypeLike
+
+
 def token_logps(
     hidden: jax.Array,
     head: jax.Array,
     targets: jax.Array,
-    chunk_size: int = 128,
+    *,
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
     soft_cap: float | None = None,
     train_head: bool = True,
+    axis_name: str | None = None,
+    gather_axis: str | None = None,
 ) -> jax.Array:
-    """Log-probability of each target token under `log_softmax(hidden @ head)`.
+    r"""Log-probability of each target token under the softmax of `hidden @ head`, in nats.
 
-    Works through the sequence in chunks with the whole vocabulary per chunk; only the log-sum-exp is kept for the
-    backward pass, which recomputes the logits. The log-sum-exp is float32 whatever the inputs are: in bf16 a sum over
-    1,000 tokens errs by more than half a nat.
+    .. math:: \log p(y \mid h) = z_y - \log \sum_v \exp z_v, \qquad z = h W
+
+    The logits are made and dropped chunk by chunk, each with the whole vocabulary. The sums are float32 whatever the
+    inputs are: in bf16 the log-probs of 1,000 tokens add up to an error of more than half a nat.
+
+    Reverse-mode derivatives only. With a trained head the log-sum-exps are kept and the backward pass makes the logits
+    again. With a frozen one the forward pass under differentiation also keeps the mean output embedding of each state,
+    so that there is nothing to make again: two matmuls in all, against four.
+
+    On a mesh, inside `shard_map`, `head` may be one device's part. All devices along `axis_name` must then get the
+    same `hidden` and `targets`.
 
     Args:
-      hidden: [N, L, D] states that predict the targets, after the final norm.
+      hidden: [N, L, D] states that predict the targets, after the final norm. The matmuls run in their dtype.
       head: [D, V] output embedding.
-      targets: [N, L] int32 token ids.
-      chunk_size: positions of every sequence that are computed at a time.
+      targets: [N, L] integer token ids; an id outside of the vocabulary gets NaN.
+      chunk_size: positions of each of the N sequences that are computed at a time, at most.
       soft_cap: logits become `soft_cap * tanh(logits / soft_cap)`.
-      train_head: False skips the gradient of the head (it comes back as zeros).
+      train_head: False for a frozen head, which gets no gradient.
+      axis_name: mesh axis that splits the vocabulary: head is [D, V / devices]; targets remain ids of the whole.
+      gather_axis: mesh axis that splits the rows of the head, [D / devices, V]: it is gathered in the dtype of
+        `hidden`, and its gradient summed and split again in float32.
 
     Returns:
-      [N, L] float32 log-probabilities in nats.
+      [N, L] float32 log-probabilities.
+
+    Raises:
+      ValueError: if the shapes do not belong together, targets are no integers, or an option is out of range.
 
     Example:
       >>> logps = token_logps(jnp.zeros((1, 2, 4)), jnp.ones((4, 8)), jnp.zeros((1, 2), jnp.int32))
       >>> [f"{x:.4f}" for x in logps[0].tolist()]  # a uniform distribution over 8 tokens: -log 8
       ['-2.0794', '-2.0794']
     """
-    return _forward(hidden, head, targets, chunk_size, soft_cap, train_head)[0]
+    _check_arrays(hidden, head, targets, 1 if gather_axis is None else lax.axis_size(gather_axis))
+    _check_options(chunk_size, soft_cap)
+    hidden, head, targets = _varying_alike(hidden, head, targets)
+    columns, vocab_size = targets, head.shape[1]
+    if axis_name is not None:
+        columns = targets - lax.axis_index(axis_name) * head.shape[1]
+        vocab_size *= lax.axis_size(axis_name)
+    options = _Options(chunk_size, soft_cap, train_head, gather_axis, head.dtype)
+    lse, target_logit = _lse_and_target_logit(hidden, head, columns, options)
+    if axis_name is not None:
+        peak = lax.pmax(lax.stop_gradient(lse), axis_name)
+        total, target_logit = lax.psum((jnp.exp(lse - peak), target_logit), axis_name)
+        lse = peak + jnp.log(total)
+    return jnp.where(_inside(targets, vocab_size), target_logit - lse, jnp.nan)
+
+
+def _check_arrays(hidden: jax.Array, head: jax.Array, targets: jax.Array, num_parts: int) -> None:
+    if hidden.ndim != 3 or targets.shape != hidden.shape[:2]:
+        raise ValueError(
+            f"targets: got shape {targets.shape}, expected [N, L] of hidden {hidden.shape} = [N, L, D]"
+        )
+    if head.ndim != 2 or head.shape[0] * num_parts != hidden.shape[2]:
+        part = "" if num_parts == 1 else f" / {num_parts}, the devices along gather_axis"
+        raise ValueError(f"head: got shape {head.shape}, expected [D, V] with D = {hidden.shape[2]}{part}")
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise ValueError(f"targets: got dtype {targets.dtype}, expected integer token ids")
+
+
+def _check_options(chunk_size: int, soft_cap: float | None) -> None:
+    if operator.index(chunk_size) < 1:
+        raise ValueError(f"chunk_size: got {chunk_size}, expected at least 1 position")
+    if soft_cap is not None and not soft_cap > 0:
+        raise ValueError(f"soft_cap: got {soft_cap}, expected a positive number, or None for no cap")
+
+
+def _varying_alike(*arrays: jax.Array) -> list[jax.Array]:
+    """The arrays, all typed as different on each device of every mesh axis along which one of them is.
+
+    The transpose of this is where the gradients of what was alike on several devices are summed: once per call.
+    Outside of `shard_map`, or with check_vma=False, where `shard_map` itself does that, nothing happens.
+    """
+    varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+    every = frozenset[str]().union(*varying)
+    return [lax.pcast(x, tuple(every - axes), to="varying") for x, axes in zip(arrays, varying, strict=True)]
+
+
+def _inside(ids: jax.Array, size: int) -> jax.Array:
+    return (ids >= 0) & (ids < size)
 
 
 def _chunks(x: jax.Array, chunk_size: int) -> jax.Array:
-    """[N, L, ...] to [L / chunk_size, N, chunk_size, ...]; the batch dimension keeps its sharding."""
-    pad = -x.shape[1] % chunk_size
+    """[N, L, ...] to [chunks, N, L / chunks, ...], as few equal chunks as there can be; N keeps its sharding."""
+    length = x.shape[1]
+    num_chunks = max(-(-length // chunk_size), 1)
+    pad = -length % num_chunks
     x = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
-    x = x.reshape(x.shape[0], -1, chunk_size, *x.shape[2:])
+    x = x.reshape(x.shape[0], num_chunks, -(-length // num_chunks), *x.shape[2:])
     return jnp.moveaxis(x, 1, 0)
 
 
 def _join(x: jax.Array, length: int) -> jax.Array:
     """The inverse of `_chunks`."""
     x = jnp.moveaxis(x, 0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])[:, :length]
 
 
 def _product(equation: str, a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax.Array:
     # float32 inputs are multiplied as float32 everywhere, and the backward pass as the forward pass.
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jnp.einsum(equation, a, b, preferred_element_type=dtype, precision=precision)
 
 
-def _logits(hidden: jax.Array, head: jax.Array, soft_cap: float | None) -> jax.Array:
-    logits = _product("ncd,dv->ncv", hidden, head, jnp.float32)
+def _kernel(head: jax.Array, dtype: DTypeLike, gather_axis: str | None) -> jax.Array:
+    kernel = head.astype(dtype)
+    return kernel if gather_axis is None else lax.all_gather(kernel, gather_axis, axis=0, tiled=True)
+
+
+def _logits(hidden: jax.Array, kernel: jax.Array, soft_cap: float | None) -> jax.Array:
+    logits = _product("ncd,dv->ncv", hidden, kernel, jnp.float32)
     return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
 
 
-def _is_target(targets: jax.Array, vocab_size: int) -> jax.Array:
-    # A comparison and not a gather: it stays local when the vocabulary is split over devices.
-    ids = jax.lax.broadcasted_iota(jnp.int32, (*targets.shape, vocab_size), targets.ndim)
-    return ids == targets[..., None]
+def _cap_slope(logits: jax.Array, soft_cap: float | None) -> jax.Array | float:
+    """Derivative of capped logits with respect to the uncapped ones."""
+    return 1.0 if soft_cap is None else 1.0 - (logits / soft_cap) ** 2
+
+
+def _is_target(columns: jax.Array, logits: jax.Array) -> jax.Array:
+    return lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == columns[..., None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _lse_and_target_logit(
+    hidden: jax.Array, head: jax.Array, columns: jax.Array, options: _Options
+) -> tuple[jax.Array, jax.Array]:
+    """[N, L] log-sum-exps over the columns of `head`, and logits of `columns`, 0 where that is not one of them."""
+    return _forward(hidden, head, columns, options, keep_means=False)[0]
 
 
 def _forward(
-    hidden: jax.Array,
-    head: jax.Array,
-    targets: jax.Array,
-    chunk_size: int,
-    soft_cap: float | None,
-    train_head: bool,
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    if hidden.ndim != 3 or targets.shape != hidden.shape[:2]:
-        raise ValueError(
-            f"targets: got shape {targets.shape}, expected [N, L] of hidden {hidden.shape} = [N, L, D]"
-        )
-    if head.ndim != 2 or head.shape[0] != hidden.shape[2]:
-        raise ValueError(f"head: got shape {head.shape}, expected [D, V] with D = {hidden.shape[2]}")
-    chunk_size = min(chunk_size, targets.shape[1])
-    kernel = head.astype(hidden.dtype)
+    hidden: jax.Array, head: jax.Array, columns: jax.Array, options: _Options, keep_means: bool
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]:
+    """Log-sum-exps and target logits; and the kernel, with the mean embeddings [N, L, D] if they are kept."""
+    kernel = _kernel(head, hidden.dtype, options.gather_axis)
+    last = kernel.shape[1] - 1
 
-    def body(_: None, chunk: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        h, t = chunk
-        logits = _logits(h, kernel, soft_cap)
+    def body(_: None, chunk: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array | None, ...]]:
+        h, y = chunk
+        logits = _logits(h, kernel, options.soft_cap)
         lse = jax.nn.logsumexp(logits, axis=-1)
-        target = jnp.where(_is_target(t, head.shape[1]), logits, 0.0).sum(-1)
-        return None, (target - lse, lse)
+        # A gather: comparing every column would cost a third pass over the logits.
+        target = jnp.take_along_axis(logits, jnp.clip(y, 0, last)[..., None], axis=-1)[..., 0]
+        mean = _mean_of_others(logits, lse, y, kernel, options.soft_cap) if keep_means else None
+        return None, (lse, jnp.where(_inside(y, last + 1), target, 0.0), mean)
 
-    _, (logps, lse) = jax.lax.scan(body, None, (_chunks(hidden, chunk_size), _chunks(targets, chunk_size)))
-    return _join(logps, targets.shape[1]), (hidden, head, targets, lse)
+    chunks = _chunks(hidden, options.chunk_size), _chunks(columns, options.chunk_size)
+    _, terms = lax.scan(body, None, chunks)
+    lse, target, means = jax.tree.map(lambda x: _join(x, hidden.shape[1]), terms)
+    return (lse, target), (kernel, means)
+
+
+def _mean_of_others(
+    logits: jax.Array, lse: jax.Array, columns: jax.Array, kernel: jax.Array, soft_cap: float | None
+) -> jax.Array:
+    """[N, C, D], the columns of the kernel weighted by their probabilities, without the target's.
+
+    The target's own enters later, in float32: rounded to bf16, its probability would hide how far it is from 1.
+    """
+    others = jnp.where(_is_target(columns, logits), 0.0, jnp.exp(logits - lse[..., None]))
+    others *= _cap_slope(logits, soft_cap)
+    return _product("ncv,dv->ncd", others.astype(kernel.dtype), kernel, kernel.dtype)
+
+
+def _keep(
+    hidden: jax.Array, head: jax.Array, columns: jax.Array, options: _Options
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, ...]]:
+    terms, (kernel, means) = _forward(hidden, head, columns, options, keep_means=not options.train_head)
+    return terms, (hidden if options.train_head else None, kernel, columns, *terms, means)
 
 
 def _backward(
-    chunk_size: int, soft_cap: float | None, train_head: bool, saved: tuple[jax.Array, ...], grad: jax.Array
-) -> tuple[jax.Array, jax.Array, None]:
-    hidden, head, targets, lse = saved
-    chunk_size = min(chunk_size, targets.shape[1])
-    kernel = head.astype(hidden.dtype)
-
-    def body(d_head: jax.Array | None, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array | None, jax.Array]:
-        h, t, z, g = chunk
-        logits = _logits(h, kernel, soft_cap)
-        one_hot = _is_target(t, head.shape[1]).astype(jnp.float32)
-        d_logits = g[..., None] * (one_hot - jnp.exp(logits - z[..., None]))
-        if soft_cap is not None:
-            d_logits *= 1.0 - (logits / soft_cap) ** 2
-        d_logits = d_logits.astype(h.dtype)
-        if d_head is not None:
-            d_head += _product("ncd,ncv->dv", h, d_logits, jnp.float32)
-        return d_head, _product("ncv,dv->ncd", d_logits, kernel, h.dtype)
-
-    start = jnp.zeros(head.shape, jnp.float32) if train_head else None
-    chunks = (_chunks(hidden, chunk_size), _chunks(targets, chunk_size), lse, _chunks(grad, chunk_size))
-    d_head, d_hidden = jax.lax.scan(body, start, chunks)
-    d_head = jnp.zeros_like(head) if d_head is None else d_head.astype(head.dtype)
-    return _join(d_hidden, targets.shape[1]), d_head, None
+    options: _Options, kept: tuple[jax.Array, ...], grads: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array | None, None]:
+    if options.train_head:
+        d_hidden, d_kernel = _trained_backward(options, kept, *grads)
+        return d_hidden, _d_head(d_kernel, options), None
+    return _frozen_backward(options, kept, *grads), None, None
 
 
-token_logps.defvjp(_forward, _backward)
+def _trained_backward(
+    options: _Options, kept: tuple[jax.Array, ...], grad_lse: jax.Array, grad_target: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Gradients of hidden, and of the kernel in float32."""
+    hidden, kernel, columns, lse, _, _ = kept
+
+    def body(d_kernel: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        h, y, z, g_lse, g_target = chunk
+        logits = _logits(h, kernel, options.soft_cap)
+        d_logits = g_lse[..., None] * jnp.exp(logits - z[..., None])
+        d_logits += jnp.where(_is_target(y, logits), g_target[..., None], 0.0)
+        d_logits = (d_logits * _cap_slope(logits, options.soft_cap)).astype(h.dtype)
+        # Transposed for good, small as it is: a matmul that has to transpose on its way is slower on CPU.
+        transposed = lax.optimization_barrier(jnp.moveaxis(h, 2, 0))
+        d_kernel += _product("dnc,ncv->dv", transposed, d_logits, jnp.float32)
+        return d_kernel, _product("ncv,dv->ncd", d_logits, kernel, h.dtype)
+
+    arrays = hidden, columns, lse, grad_lse, grad_target
+    chunks = tuple(_chunks(x, options.chunk_size) for x in arrays)
+    d_kernel, d_hidden = lax.scan(body, jnp.zeros_like(kernel, dtype=jnp.float32), chunks)
+    return _join(d_hidden, hidden.shape[1]), d_kernel
+
+
+def _d_head(d_kernel: jax.Array, options: _Options) -> jax.Array:
+    if options.gather_axis is not None:
+        d_kernel = lax.psum_scatter(d_kernel, options.gather_axis, scatter_dimension=0, tiled=True)
+    return d_kernel.astype(options.head_dtype)
+
+
+def _frozen_backward(
+    options: _Options, kept: tuple[jax.Array, ...], grad_lse: jax.Array, grad_target: jax.Array
+) -> jax.Array:
+    """Gradient of hidden [N, L, D] from the mean embeddings that the forward pass kept."""
+    _, kernel, columns, lse, target, means = kept
+    weight = (grad_target + grad_lse * jnp.exp(target - lse)) * _cap_slope(target, options.soft_cap)
+    weight = jnp.where(_inside(columns, kernel.shape[1]), weight, 0.0)
+    own = jnp.take(kernel, jnp.clip(columns, 0, kernel.shape[1] - 1), axis=1)  # [D, N, L]
+    d_hidden = weight[..., None] * jnp.moveaxis(own, 0, 2).astype(jnp.float32)
+    return (d_hidden + grad_lse[..., None] * means.astype(jnp.float32)).astype(kernel.dtype)
+
+
+_lse_and_target_logit.defvjp(_keep, _backward)
