@@ -13,14 +13,14 @@ from channel import Channel
 import jaxalign
 from jaxalign.config import load_config
 from jaxalign.run.setup import prepare
-from jaxalign.training.metrics import finish
+from jaxalign.training.metrics import step_figures
 
 
 def main() -> None:
     channel = Channel()
     run = prepare(load_config(Path(sys.argv[1])), Path(sys.argv[2]))
     assert run.new_state is not None
-    state, loader = run.new_state(), run.loader()
+    state, loader = run.new_state(), run.loader
     names = run.data.train.category_names
     order = [[int(i) for i in loader.indices(step).ravel() if i >= 0] for step in range(run.num_steps)]
     devices = jax.devices()
@@ -30,10 +30,10 @@ def main() -> None:
         if not channel.next_step():
             break
         start = time.perf_counter(), time.process_time()
-        state, sums = run.step_fn(state, run.frozen, run.place(loader.batch(step)))
+        state, sums = run.program.step(state, run.frozen, run.place(loader.batch(step)))
         jax.block_until_ready((state, sums))
         seconds, cpu_seconds = time.perf_counter() - start[0], time.process_time() - start[1]
-        figures = finish(jax.device_get(sums), names)
+        figures = step_figures(jax.device_get(sums), names)
         memory = devices[0].memory_stats() or {}
         channel.send(
             seconds=seconds,
