@@ -47,9 +47,9 @@ def deal(sizes: np.ndarray) -> np.ndarray:
 
 
 def _nearly_descending(sizes: np.ndarray, *key: int) -> np.ndarray:
-    """The items from large to small, where sizes that differ by less than an eighth may come in either order."""
+    """The items from large to small, where sizes that differ by less than a factor of 2 may come in either order."""
     random = permutation(len(sizes), *key, _SORT)
-    return np.lexsort((random, -sizes.astype(np.int64) * (256 + random % 32)))
+    return np.lexsort((random, -sizes.astype(np.int64) * (256 + random % 256)))
 
 
 def _swap(free: np.ndarray, batches: np.ndarray, sizes: np.ndarray) -> None:
@@ -68,7 +68,7 @@ def _swap(free: np.ndarray, batches: np.ndarray, sizes: np.ndarray) -> None:
         if ((load.max(axis=0) - load.min(axis=0)) * num_batches * _EVEN <= load.sum(axis=0)).all():
             break
         rank = np.argsort(load[:, round_ % load.shape[1]], kind="stable")
-        low, high = rank[:num_swapping], rank[::-1][:num_swapping]
+        low, high = np.roll(rank[:num_swapping], round_ // load.shape[1]), rank[::-1][:num_swapping]
         columns = np.roll(np.arange(num_columns), -round_ * _NUM_CANDIDATES)[:_NUM_CANDIDATES]
         # [P, C, C, D]: what the high batch of each of the P couples would lose to the low one.
         given = sized[free[high][:, columns]][:, :, None] - sized[free[low][:, columns]][:, None]

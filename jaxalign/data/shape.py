@@ -1,7 +1,7 @@
 """The one shape of rows that holds every micro-batch of a run. Lengths only, no tokens."""
 
 import dataclasses
-from itertools import count
+from itertools import count, takewhile
 
 import numpy as np
 
@@ -58,26 +58,41 @@ def fewest_rows(tokens: np.ndarray, length: int, num_groups: int) -> int:
     return next(num for num in count(least, num_groups) if fits(tokens, num, length))
 
 
-def shortest_length(tokens: np.ndarray, num_rows: int, shortest: int, multiple: int) -> int:
-    """The least length of so many rows, a multiple, that holds every micro-batch [X, I] by best fit."""
+def shortest_length(
+    tokens: np.ndarray, num_rows: int, shortest: int, multiple: int, at_most: float = np.inf
+) -> int | None:
+    """The least multiple for which so many rows hold every micro-batch [X, I] by best fit; None if above `at_most`."""
     least = max(shortest, round_up(-(-int(tokens.sum(axis=1).max()) // num_rows), multiple))
-    return next(length for length in count(least, multiple) if fits(tokens, num_rows, length))
+    lengths = takewhile(lambda length: length <= at_most, count(least, multiple))
+    return next((length for length in lengths if fits(tokens, num_rows, length)), None)
 
 
 def search(tokens: np.ndarray, num_groups: int, shortest: int, multiple: int) -> tuple[int, int]:
-    """Number and length of rows: the shortest that waste at most MOST_PADDING, or where none do, the least."""
-    mean = tokens.sum(axis=1).mean()
-    most_rows = max(num_groups, int(mean / (1 - MOST_PADDING) / shortest) // num_groups * num_groups)
-    best = (0, 0)
-    for num_rows in range(most_rows, 0, -num_groups):
-        length = shortest_length(tokens, num_rows, shortest, multiple)
-        if mean >= (1 - MOST_PADDING) * num_rows * length:
+    """Number and length of rows: about the shortest that waste at most MOST_PADDING; where none do, the least waste."""
+    mean = float(tokens.sum(axis=1).mean())
+    enough = mean / (1 - MOST_PADDING)
+    numbers = _numbers_of_rows(max(num_groups, int(enough / shortest)), num_groups)
+    for num_rows in numbers:
+        length = shortest_length(tokens, num_rows, shortest, multiple, at_most=enough / num_rows)
+        if length is not None:
             return num_rows, length
-        if not best[0] or num_rows * length < best[0] * best[1]:
-            best = (num_rows, length)
+    best, places = (0, 0), np.inf
+    for num_rows in reversed(numbers):  # few rows always serve
+        length = shortest_length(tokens, num_rows, shortest, multiple, at_most=places / num_rows)
+        if length is not None:
+            best, places = (num_rows, length), num_rows * length
     return best
+
+
+def _numbers_of_rows(most: int, num_groups: int) -> list[int]:
+    """Multiples of num_groups from about `most` down to one of each, a twentieth less each time."""
+    numbers = [most // num_groups]
+    while numbers[-1] > 1:
+        numbers.append(min(numbers[-1] - 1, numbers[-1] * 19 // 20))
+    return [number * num_groups for number in numbers]
 
 
 def fits(tokens: np.ndarray, num_rows: int, length: int) -> bool:
     """Whether best fit finds room for every item of every micro-batch [X, I]."""
-    return bool((best_fit(tokens, num_rows, length) >= 0).all())
+    fullest = tokens[np.argsort(-tokens.sum(axis=1), kind="stable")[:16]]  # most trials fail here already
+    return all((best_fit(part, num_rows, length) >= 0).all() for part in (fullest, tokens))
