@@ -59,8 +59,12 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
+
+    def wait(self) -> None:
+        """Wait until the save under way is complete."""
+        self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, None without one."""

@@ -1,6 +1,7 @@
 """What is said of a step once the devices have finished it: its log line, its headline, and the stop at divergence."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -33,7 +34,7 @@ class StepLog:
     max_skipped_in_a_row: int
     num_skipped_in_a_row: int = 0
     _under_way: tuple[int, float, StepSums] | None = None
-    _finished: float = dataclasses.field(default_factory=time.monotonic)  # when the step before was
+    _finished: float = -math.inf  # when the step before was
 
     def add(self, step: int, started: float, sums: StepSums) -> None:
         """Take a step that is under way, begun at `started`; the one before is logged. Raises DivergedError for it."""
@@ -65,6 +66,7 @@ class StepLog:
             raise DivergedError(self._divergence(step, sums))
 
     def _divergence(self, step: int, sums: StepSums) -> str:
+        self.checkpointer.wait()
         counts = zip([*self.category_names, "(no category)"], sums.not_finite, strict=True)
         bad = ", ".join(f"{name} ({int(n)} pairs)" for name, n in counts if n)
         return (

@@ -12,6 +12,8 @@ from pydantic import TypeAdapter
 from jaxalign.adaptive import BalanceConfig, MarginConfig
 from jaxalign.batch import CHOSEN, PROMPT, REJECTED, PairBatch, Places, Rows
 from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.data.loader import PairLoader
+from jaxalign.data.settings import RowsConfig
 from jaxalign.training.logps import sum_by_response
 from jaxalign.training.loss_settings import LossConfig, LossSettings
 from jaxalign.training.loss_table import LOSSES
@@ -55,6 +57,7 @@ MARGIN = MarginConfig(
 BALANCE = BalanceConfig(scale=1.2, scale_by_gradient_weight=True, maximum_scale=4.0, ema_rate=0.2)
 OPTIMIZER = OptimizerConfig(learning_rate=0.05, schedule="linear", warmup_steps=2, weight_decay=0.1)
 NUM_STEPS = 8
+PADDED = RowsConfig(layout="padded", share_prefix=False)
 
 
 def loss_config(name: str, **options: Any) -> LossSettings:
@@ -177,6 +180,18 @@ def make_step(objective: Objective | None = None, **options: Any) -> Any:
     return make_train_step(
         policy_logps, precomputed_reference, objective or make_objective(), *make_optimizers(), **options
     )
+
+
+def make_loader(num_steps: int = NUM_STEPS, *, num_pairs: int = 20, **options: Any) -> PairLoader:
+    """Packed batches of 8 pairs, with reference figures, of whose categories the last is absent."""
+    rng = np.random.default_rng(1)
+    dataset = make_dataset(np.array([[1, 0, 0], [0, 1, 0]])[np.arange(num_pairs) % 2])
+    dataset = dataclasses.replace(
+        dataset,
+        reference_logps=rng.normal(-5.0, 2.0, (num_pairs, 2)).astype(np.float32),
+        mi=rng.uniform(0.1, 1.0, (num_pairs, 2)).astype(np.float32),
+    )
+    return PairLoader(dataset, **{"batch_size": 8, "rows": RowsConfig(), "num_steps": num_steps, **options})
 
 
 def make_dataset(categories: np.ndarray, seed: int = 0) -> TokenizedDataset:
