@@ -1,9 +1,7 @@
 """Live progress of a long stage: a bar on a terminal, a line every few seconds in a log file. Times of a start."""
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from types import TracebackType
 
 from rich.console import Console
@@ -75,17 +73,16 @@ class Stage:
 
 
 class StageTimes:
-    """Seconds by stage: `with times("load the model"): ...`. Stages of one name add up; none may hold another."""
+    """Seconds of the stages of a start, one after another: `times.done("load the model")` ends the one under way."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._begun = time.monotonic()
 
-    @contextlib.contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Measure a stage; one that fails is not counted."""
-        started = time.monotonic()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+    def done(self, stage: str) -> None:
+        """End a stage, which began when the one before was done; stages of one name add up."""
+        begun, self._begun = self._begun, time.monotonic()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + self._begun - begun
 
     def summary(self) -> str:
         """All stages and their sum on one line."""

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxalign import progress
-from jaxalign.progress import Stage
+from jaxalign.progress import Stage, StageTimes
 
 
 @pytest.fixture
@@ -64,3 +64,13 @@ def test_time_left_counts_from_where_the_stage_was_resumed(monkeypatch, capsys):
         stage.advance()
     # 2 steps in 20 s: the 8 left take 80 s, whatever happened before step 90
     assert capsys.readouterr().err.splitlines()[0] == "train: 92/100, 20 s, 80 s left"
+
+
+def test_times_of_a_start_add_up_by_stage(monkeypatch):
+    moments = iter([10.0, 11.5, 14.5, 15.0, 17.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(moments))
+    times = StageTimes()
+    for stage in ("read the data", "load the model", "read the data", "compile the step"):
+        times.done(stage)
+    assert times.seconds == {"read the data": 2.0, "load the model": 3.0, "compile the step": 2.0}
+    assert times.summary() == "7.0 s (read the data 2.0 s, load the model 3.0 s, compile the step 2.0 s)"

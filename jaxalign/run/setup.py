@@ -17,6 +17,7 @@ from jaxalign.hf.checkpoint import Checkpoint, tokenizer_fingerprint
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.losses import dpo_loss
 from jaxalign.parallel import batch_sharding, is_main_process, make_mesh, num_groups, put_global, replicated
+from jaxalign.progress import StageTimes
 from jaxalign.run.checks import limited_heldout, usable_data
 from jaxalign.run.data import RunData, load_data, load_tokenizer
 from jaxalign.run.manifest import model_fingerprint
@@ -45,6 +46,7 @@ class Run:
     new_state: Callable[[], TrainState] | None
     policy_pass: LogpsPass
     fingerprints: dict[str, Any]
+    times: StageTimes
 
     def place(self, batch: PairBatch) -> PairBatch:
         """A host batch on the mesh."""
@@ -93,6 +95,7 @@ def prepare(
     A run that is `resuming` from a checkpoint has no `new_state`, and does not keep the base for it.
     Raises ConfigError, DataError, CheckpointError, UnsupportedModelError.
     """
+    times = StageTimes()
     devices = jax.devices() if devices is None else devices
     config.check_devices(len(devices))
     mesh = make_mesh(config.mesh, devices)
@@ -103,6 +106,7 @@ def prepare(
     program = build_program(config, checkpoint.config, mesh, num_steps)
     loader = make_loader(config, data.train, num_steps, num_groups(mesh), row_multiple(platform_of(mesh)))
     fingerprints = _fingerprints(checkpoint, tokenizer, data)
+    times.done("read the data")
     if isinstance(config.loss, ModpoConfig):
         check_margin_model(
             config.loss.margin_model, config.model, checkpoint, tokenizer, fingerprints["model"]
@@ -111,10 +115,13 @@ def prepare(
     log.info("loading the model from %s", config.model.path)
     placed = jax.tree.map(lambda x: x.sharding, program.abstract_base)
     base = checkpoint.load_params(program.abstract_base, placed, config.model.param_dtype)
+    times.done("load the model")
     data = _with_references(config, data, program, base, loader, fingerprints, workdir)
+    times.done("reference")
     if isinstance(config.loss, ModpoConfig):
         cache_dir = config.reference.cache_dir or workdir / "reference"
         data = _with_margin_rewards(config, config.loss, data, fingerprints, cache_dir)
+        times.done("margin rewards")
     start = _new_state(config, program, base)
     return Run(
         config=config,
@@ -126,6 +133,7 @@ def prepare(
         new_state=None if resuming else start,
         policy_pass=_logps_pass(config, program, program.policy.logps),
         fingerprints=fingerprints,
+        times=times,
     )
 
 

@@ -19,9 +19,10 @@ from jaxalign.run.setup import Run, check_start, prepare
 from jaxalign.run.workdir import locked, run_to_resume
 from jaxalign.training.checkpoint import Checkpointer
 from jaxalign.training.log import MetricsLog
-from jaxalign.training.loop import LoopParts, LoopSchedule, run_loop
+from jaxalign.training.loop import LoopParts, LoopSchedule, run_loop, sampling_state
 from jaxalign.training.preemption import stoppable
 from jaxalign.training.state import TrainState
+from jaxalign.training.step import StepFn
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
             (workdir / FINISHED).unlink(missing_ok=True)
             (workdir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         state = _start(run, checkpointer)
+        run.times.done("check the start" if run.new_state is not None else "restore the checkpoint")
         before = _report_before(run, state, workdir)
         state, finished = _run_loop(run, state, checkpointer, workdir)
         step = int(state.step)
@@ -100,9 +102,13 @@ def _run_loop(
         report = _report(run, current)
         return {} if report is None else report.figures()
 
+    step_fn = _compiled_step(run, state)
+    run.times.done("compile the step")
+    log.info("start: %s", run.times.summary())
+
     def loop(metrics: MetricsLog | None) -> tuple[TrainState, bool]:
         parts = LoopParts(
-            step_fn=run.program.step,
+            step_fn=step_fn,
             frozen=run.frozen,
             place=run.place,
             loader=run.loader,
@@ -117,6 +123,15 @@ def _run_loop(
         return loop(None)
     with MetricsLog(workdir, int(state.step), tensorboard=config.logging.tensorboard) as metrics:
         return loop(metrics)
+
+
+def _compiled_step(run: Run, state: TrainState) -> StepFn:
+    """The step for the batches of this run; compiled here, so that the first step takes as long as any other."""
+    if int(state.step) == run.num_steps:
+        return run.program.step
+    batch = run.place(run.loader.batch(int(state.step), sampling_state(run.loader, state)))
+    jitted: Any = run.program.step
+    return jitted.lower(state, run.frozen, batch).compile()
 
 
 def _report(run: Run, state: TrainState) -> PreferenceReport | None:
