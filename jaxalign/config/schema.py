@@ -44,7 +44,7 @@ class ModelConfig(Settings):
         default="auto", description="kernel; auto: splash on TPU, cudnn on GPU, blockwise elsewhere"
     )
     logps_chunk_size: int = Field(
-        default=512, ge=1, description="response tokens of a device that go through the head at a time"
+        default=1024, ge=1, description="response tokens of a device that go through the head at a time"
     )
     lora: LoraConfig | None = Field(default=None, description="null: train all parameters")
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxalign.data.balance import balanced_batches
 from jaxalign.data.sampling import GroupSampler, SamplingConfig, SamplingState
 
-_MICRO_BATCHES = 4  # last part of the key that deals sampled pairs to micro-batches
+_MICRO_BATCHES = 4  # last part of the key that deals the pairs of a step to micro-batches
 
 
 class PairSchedule:
@@ -66,30 +66,37 @@ class PairSchedule:
         if not 0 <= step < self.num_steps:
             raise IndexError(f"step {step} is outside the {self.num_steps} steps of the run")
         if self._sampler is not None:
-            return self._sampled(self._sampler.rows(step, state), step)
+            return self._dealt(self._sampler.rows(step, state), step)
         if state is not None:
             raise ValueError("without sampling no state is read, but got one; leave it out, or give sampling")
         epoch, step = divmod(step, self.steps_per_epoch)
         return self._epoch(epoch)[step]
 
-    def _sampled(self, rows: np.ndarray, step: int) -> np.ndarray:
-        num_micro_batches = self._shape[0]
+    def _dealt(self, rows: np.ndarray, step: int) -> np.ndarray:
+        """The pairs of a step, [*], in micro-batches [M, B]: how many of these there are changes no update."""
+        num_micro_batches, size = self._shape
+        rows = rows[rows >= 0]
         if num_micro_batches == 1:
-            return rows[None]
-        key = (self._seed, step, _MICRO_BATCHES)
-        return rows[balanced_batches(self._sizes[rows], num_micro_batches, *key)]
+            parts = np.arange(len(rows))[None]
+        elif self._shuffle:
+            parts = balanced_batches(self._sizes[rows], num_micro_batches, self._seed, step, _MICRO_BATCHES)
+        else:
+            parts = np.full((num_micro_batches, -(-len(rows) // num_micro_batches)), -1)
+            for part, numbers in zip(
+                parts, np.array_split(np.arange(len(rows)), num_micro_batches), strict=True
+            ):
+                part[: len(numbers)] = numbers
+        pairs = np.where(parts < 0, -1, rows[parts])
+        return np.pad(pairs, ((0, 0), (0, size - parts.shape[1])), constant_values=-1).astype(np.int32)
 
     def _compute_epoch(self, epoch: int) -> np.ndarray:
         """All steps of an epoch, [steps, M, B] int32."""
-        num_micro_batches, size = self._shape
-        num = self.steps_per_epoch * num_micro_batches
+        steps = self.steps_per_epoch
         if self._shuffle:
-            batches = balanced_batches(self._sizes, num, self._seed, epoch)
+            updates = balanced_batches(self._sizes, steps, self._seed, epoch)
         else:
-            parts = np.array_split(np.arange(len(self._sizes)), num)
-            batches = np.array([np.pad(part, (0, size - len(part)), constant_values=-1) for part in parts])
-        batches = np.pad(batches, ((0, 0), (0, size - batches.shape[1])), constant_values=-1)
-        return batches.reshape(-1, num_micro_batches, size).astype(np.int32)
+            updates = np.array_split(np.arange(len(self._sizes)), steps)
+        return np.stack([self._dealt(rows, epoch * steps + step) for step, rows in enumerate(updates)])
 
 
 def _check(batch_size: int, num_micro_batches: int, num_steps: int | None, num_epochs: int | None) -> None:

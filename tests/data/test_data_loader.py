@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jaxalign.batch import PairBatch
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.data.loader import PairLoader
+from jaxalign.data.sampling import SamplingConfig
 from jaxalign.data.settings import DataConfig, RowsConfig
 from jaxalign.data.tokenize import tokenize_pairs
 from tests.data.rows import LAYOUTS, long_tailed, make_dataset
@@ -103,6 +104,19 @@ def test_same_pairs_come_together_in_every_layout_and_on_any_number_of_devices()
     for loader in loaders[1:]:
         for epoch in range(3):
             np.testing.assert_array_equal(epoch_of(loader, epoch), epoch_of(loaders[0], epoch))
+
+
+@pytest.mark.parametrize("sampling", [None, SamplingConfig(strategy="uniform")])
+def test_pairs_of_an_update_do_not_depend_on_the_micro_batches(sampling: SamplingConfig | None) -> None:
+    pairs = make_dataset(long_tailed(57))
+    whole, parted = (
+        make_loader(pairs, batch_size=12, num_micro_batches=num, num_steps=7, sampling=sampling)
+        for num in (1, 4)
+    )
+    for step in range(7):
+        assert sorted(whole.indices(step).ravel()) == sorted(parted.indices(step).ravel())
+        sizes = (parted.indices(step) >= 0).sum(axis=1)
+        assert sizes.max() - sizes.min() <= 1
 
 
 def test_longer_run_begins_with_the_same_pairs() -> None:
