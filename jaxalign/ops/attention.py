@@ -3,11 +3,13 @@
 Projections, rotary embedding and caches do not live here.
 """
 
-from typing import Literal, get_args
+import dataclasses
+from typing import Any, Literal, get_args
 
 from jax.typing import DTypeLike
 
-from jaxalign.ops.blockwise import DEFAULT_BLOCK_SIZE, BlockwiseAttention
+from jaxalign.ops.blockwise import BlockwiseAttention
+from jaxalign.ops.cudnn import CudnnAttention, why_cudnn_cannot
 from jaxalign.ops.dense import DenseAttention
 from jaxalign.ops.visibility import Attention, is_visible, plain_places
 
@@ -31,15 +33,17 @@ def make_attention(
     soft_cap: float | None = None,
     scale: float | None = None,
     block_size: int | None = None,
+    interpret: bool = False,
 ) -> Attention:
     """One of the implementations of attention.
 
     Args:
-        implementation: "dense" (the reference) or "blockwise" (plain JAX).
+        implementation: "dense" (the reference), "blockwise" (plain JAX), "splash" (TPU) or "cudnn" (GPU).
         sliding_window: number of latest positions that a query sees, its own included; None for all.
         soft_cap: the scores become `soft_cap * tanh(scores / soft_cap)`.
         scale: factor on q k^T; E**-0.5 by default.
-        block_size: tokens that "blockwise" computes at a time.
+        block_size: tokens that "blockwise" and "splash" compute at a time; their own choice by default.
+        interpret: run the kernel of "splash" without a TPU, slowly.
 
     Raises:
         ValueError: for an unknown implementation, or an option that it does not have.
@@ -52,16 +56,30 @@ def make_attention(
         >>> attention(x, x[:, :, :1], x[:, :, :1], prepared).shape
         (1, 3, 2, 4)
     """
-    if implementation == "dense":
-        return DenseAttention(sliding_window, soft_cap, scale)
-    if implementation == "blockwise":
-        return BlockwiseAttention(sliding_window, soft_cap, scale, block_size or DEFAULT_BLOCK_SIZE)
-    raise ValueError(f"implementation: got {implementation!r}, expected one of {get_args(Implementation)}")
+    kinds: dict[str, type[Attention]] = {
+        "dense": DenseAttention,
+        "blockwise": BlockwiseAttention,
+        "cudnn": CudnnAttention,
+    }
+    if implementation == "splash":
+        from jaxalign.ops.splash import SplashAttention  # here, as importing Pallas takes a while
+
+        kinds["splash"] = SplashAttention
+    if implementation not in kinds:
+        raise ValueError(
+            f"implementation: got {implementation!r}, expected one of {get_args(Implementation)}"
+        )
+    given = {"block_size": block_size, "interpret": interpret or None}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    kind = kinds[implementation]
+    if unknown := options.keys() - {field.name for field in dataclasses.fields(kind)}:
+        raise ValueError(f"{implementation} attention has no {', '.join(sorted(unknown))}; leave it out")
+    return kind(sliding_window, soft_cap, scale, **options)
 
 
 def default_implementation(platform: str) -> Implementation:
     """What runs on "cpu", "gpu" or "tpu" unless something else is asked for; see `supported` for its limits."""
-    kernels: dict[str, Implementation] = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
+    kernels: dict[str, Implementation] = {"tpu": "splash", "gpu": "cudnn"}
     return kernels.get(platform, "blockwise")
 
 
@@ -71,10 +89,12 @@ def supported(
     *,
     head_dim: int,
     dtype: DTypeLike,
-    sliding_window: int | None = None,
     soft_cap: float | None = None,
 ) -> str | None:
     """Why an implementation cannot run on a platform ("cpu", "gpu", "tpu") with such heads; None if it can."""
-    if implementation in ("splash", "cudnn"):
-        return f"{implementation} is not there yet"
+    runs_on = {"splash": "tpu", "cudnn": "gpu"}.get(implementation, platform)
+    if runs_on != platform:
+        return f"{implementation} attention runs on {runs_on} alone, not on {platform}"
+    if implementation == "cudnn":
+        return why_cudnn_cannot(head_dim=head_dim, dtype=dtype, soft_cap=soft_cap)
     return None

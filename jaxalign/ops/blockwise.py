@@ -52,6 +52,12 @@ class BlockwiseAttention(Attention):
 
     block_size: int = DEFAULT_BLOCK_SIZE
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        if self.block_size < 1:
+            raise ValueError(f"block_size: got {self.block_size}, expected at least 1")
+
     def prepare(self, places: Places) -> Blocks:
         """Places [N, L] -> which blocks see which."""
         N, L = places.segment.shape

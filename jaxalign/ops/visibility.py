@@ -38,7 +38,7 @@ def plain_places(num_rows: int, length: int) -> Places:
     """Places [num_rows, length] of one plain causal sequence in each row."""
     shape = (num_rows, length)
     position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), shape)
-    return Places(jnp.ones(shape, jnp.int32), jnp.full(shape, PROMPT, jnp.int32), position)
+    return Places(jnp.ones(shape, jnp.int32), jnp.full(shape, PROMPT, jnp.int32), position, length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,10 @@ class Attention(abc.ABC):
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if name in ("sliding_window", "soft_cap", "scale") and value is not None and not value > 0:
+        """Check the options."""
+        for name in ("sliding_window", "soft_cap", "scale"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
                 raise ValueError(f"{name}: got {value}, expected a number above 0, or None")
 
     @abc.abstractmethod

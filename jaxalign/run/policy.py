@@ -123,7 +123,6 @@ def _attention(
         platform,
         head_dim=architecture.head_dim,
         dtype=config.dtype,
-        sliding_window=architecture.sliding_window,
     )
     if reason is not None and not automatic:
         raise ConfigError(f"model.attention {name}: {reason}; use auto")

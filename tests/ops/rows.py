@@ -1,12 +1,14 @@
-"""Random rows of the four layouts, and heads to attend with."""
+"""Random rows of the four layouts, heads to attend with, and what attention makes of them."""
 
-from typing import Literal, get_args
+import functools
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.batch import CHOSEN, PROMPT, REJECTED, Places
+from jaxalign.ops.attention import Attention
 
 Layout = Literal["padded", "padded shared", "packed", "packed shared"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -49,3 +51,20 @@ def random_heads(
     shapes = (N, L, H, E), (N, L, K, E), (N, L, K, E)
     query, key, value = (jax.random.normal(k, s).astype(dtype) for k, s in zip(keys, shapes, strict=True))
     return query, key, value
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(
+    attention: Attention, prepared: Any, real: jax.Array, heads: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
+    mixed, pull = jax.vjp(lambda *x: jnp.where(real, attention(*x, prepared), 0), *heads)
+    return mixed, *pull(jnp.cos(mixed))
+
+
+def value_and_gradients(
+    attention: Attention, places: Places, heads: tuple[jax.Array, ...]
+) -> list[np.ndarray]:
+    """The output of real tokens, and the gradients of query, key and value through it."""
+    real = (places.segment > 0)[:, :, None, None]
+    prepared = jax.jit(attention.prepare)(places)
+    return [np.asarray(x, np.float32) for x in _run(attention, prepared, real, heads)]

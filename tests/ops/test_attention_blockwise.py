@@ -1,6 +1,5 @@
 """Laws of the blockwise attention: it is the dense one, without the work that nobody needs and without its memory."""
 
-import functools
 from typing import Any
 
 import jax
@@ -10,25 +9,7 @@ import pytest
 
 from jaxalign.batch import Places
 from jaxalign.ops.attention import Attention, make_attention, plain_places
-from tests.ops.rows import LAYOUTS, Layout, random_heads, random_places
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _run(
-    attention: Attention, prepared: Any, real: jax.Array, heads: tuple[jax.Array, ...]
-) -> tuple[jax.Array, ...]:
-    mixed, pull = jax.vjp(lambda *x: jnp.where(real, attention(*x, prepared), 0), *heads)
-    return mixed, *pull(jnp.cos(mixed))
-
-
-def _value_and_gradients(
-    attention: Attention, places: Places, heads: tuple[jax.Array, ...]
-) -> list[np.ndarray]:
-    """The output of real tokens, and the gradients of query, key and value through it."""
-    real = (places.segment > 0)[:, :, None, None]
-    prepared = jax.jit(attention.prepare)(places)
-    return [np.asarray(x, np.float32) for x in _run(attention, prepared, real, heads)]
-
+from tests.ops.rows import LAYOUTS, Layout, random_heads, random_places, value_and_gradients
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -45,7 +26,7 @@ def test_blockwise_is_dense_in_value_and_gradient(layout: Layout, options: dict[
     places = random_places(layout, num_rows=3, length=45, seed=len(options))
     heads = random_heads(0, N=3, L=45)
     got, want = (
-        _value_and_gradients(attention, places, heads)
+        value_and_gradients(attention, places, heads)
         for attention in (
             make_attention("blockwise", block_size=8, **options),
             make_attention("dense", **options),
@@ -60,17 +41,17 @@ def test_blockwise_is_dense_in_value_and_gradient(layout: Layout, options: dict[
 def test_blocks_and_grouping_change_nothing(num_kv_heads: int, block_size: int) -> None:
     places = random_places("packed shared", num_rows=2, length=32)
     heads = random_heads(1, L=32, K=num_kv_heads)
-    got = _value_and_gradients(make_attention("blockwise", block_size=block_size), places, heads)
-    for x, y in zip(got, _value_and_gradients(make_attention("dense"), places, heads), strict=True):
+    got = value_and_gradients(make_attention("blockwise", block_size=block_size), places, heads)
+    for x, y in zip(got, value_and_gradients(make_attention("dense"), places, heads), strict=True):
         np.testing.assert_allclose(x, y, atol=3e-6)
 
 
 def test_blockwise_bfloat16_is_as_near_to_exact_as_dense() -> None:
     places = random_places("packed shared", num_rows=2, length=64)
     heads = random_heads(2, L=64, E=16, dtype=jnp.bfloat16)
-    exact = _value_and_gradients(make_attention("dense"), places, tuple(x.astype(jnp.float32) for x in heads))
-    dense = _value_and_gradients(make_attention("dense"), places, heads)
-    blockwise = _value_and_gradients(make_attention("blockwise", block_size=16), places, heads)
+    exact = value_and_gradients(make_attention("dense"), places, tuple(x.astype(jnp.float32) for x in heads))
+    dense = value_and_gradients(make_attention("dense"), places, heads)
+    blockwise = value_and_gradients(make_attention("blockwise", block_size=16), places, heads)
     for x, y, z in zip(blockwise, dense, exact, strict=True):
         assert np.abs(x - z).max() <= max(1.5 * np.abs(y - z).max(), 1e-2)
 
@@ -87,7 +68,7 @@ def test_padding_stays_finite_and_gives_no_gradient() -> None:
     attention = make_attention("blockwise", block_size=8)
     heads = random_heads(4, L=32)
     assert np.isfinite(attention(*heads, attention.prepare(places))).all()
-    for gradient in _value_and_gradients(attention, places, heads)[1:]:
+    for gradient in value_and_gradients(attention, places, heads)[1:]:
         assert np.isfinite(gradient).all()
         assert not gradient[:, 12:].any()
 
@@ -95,7 +76,7 @@ def test_padding_stays_finite_and_gives_no_gradient() -> None:
 def test_extreme_scores_stay_finite() -> None:
     query, key, value = random_heads(5, L=16)
     attention = make_attention("blockwise", block_size=4)
-    for x in _value_and_gradients(attention, plain_places(2, 16), (1e4 * query, key, value)):
+    for x in value_and_gradients(attention, plain_places(2, 16), (1e4 * query, key, value)):
         assert np.isfinite(x).all()
 
 
@@ -117,7 +98,7 @@ def test_blocks_that_are_not_listed_are_not_read() -> None:
     segment = jnp.repeat(jnp.asarray([[1, 2]]), 16, axis=1)
     places = Places(segment, jnp.zeros_like(segment), jnp.arange(32)[None] % 16)
     heads = tuple(x.at[:, 16:].set(jnp.nan) for x in random_heads(6, N=1, L=32))
-    for x in _value_and_gradients(make_attention("blockwise", block_size=8), places, heads):
+    for x in value_and_gradients(make_attention("blockwise", block_size=8), places, heads):
         assert np.isfinite(x[:, :16]).all()  # a mask alone would not do: 0 * nan is nan
 
 
