@@ -87,18 +87,18 @@ def _nested(module: Module, computation: Computation) -> Iterator[tuple[Computat
 def _collectives(module: Module, computation: Computation, num_devices: int) -> Iterator[Collective]:
     """The collectives of one run of a computation.
 
-    A transfer that runs beside other work appears in several fusions, under one channel: it is one collective.
+    A transfer that goes on beside other work appears in a chain of fusions: it is one collective.
     """
-    seen: set[str] = set()
+    chains: set[tuple[str, ...]] = set()
     for owner, instruction in _nested(module, computation):
         kind = instruction.opcode.removesuffix("-start")
         if kind not in COLLECTIVES:
             continue
-        channel = re.search(r"channel_id=(\d+)", instruction.attributes)
-        if channel is not None:
-            if channel[1] in seen:
+        chain = re.search(r'channel_id=(\d+).*chain_id="(\d+)"', instruction.attributes)
+        if chain is not None:
+            if chain.groups() in chains:
                 continue
-            seen.add(channel[1])
+            chains.add(chain.groups())
         # A reduce-scatter for TPU is a fusion of an all-reduce and the slice that the device keeps.
         if kind == "all-reduce" and owner.name.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"
