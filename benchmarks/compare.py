@@ -202,11 +202,11 @@ def case_line(case: Case, order: Order, num_steps: int, peak: Peak) -> str:
     )
 
 
-def work(case: Case, order: Order, num_steps: int) -> tuple[float, int, int]:
+def work(case: Case, order: Order, num_steps: int, *, rank: int = 0) -> tuple[float, int, int]:
     """FLOPs, tokens (a prompt once) and pairs of the timed steps."""
     rows = [row for step in order[WARM_UP:num_steps] for row in step]
     lengths = case.lengths[rows]
-    return required_flops(case.llama, lengths), int(lengths.sum()), len(rows)
+    return required_flops(case.llama, lengths, rank=rank), int(lengths.sum()), len(rows)
 
 
 COLUMNS = f"{'':28}{'s a step':>24}{'pairs/s':>9}{'tokens/s':>10}{'MFU':>7}{'x limit':>9}{'GiB':>7}{'GiB start':>11}"

@@ -1,6 +1,6 @@
 """What a benchmark measures by: the machine, its matmul rate, the FLOPs that a step must do, and the spread of times.
 
-`python benchmarks/measure.py LIBRARY` prints the matmul rate of one library in a process of its own.
+`python benchmarks/measure.py LIBRARY DTYPE` prints the matmul rates of one library.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import numpy as np
 from workload import Llama
 
 SHAPES = ((2048, 2048, 2048), (4096, 4096, 4096), (4096, 1024, 8192), (2048, 384, 32000))
+LARGE_SHAPES = ((8192, 8192, 8192), (16384, 8192, 8192), (16384, 4096, 16384))  # what fills a GPU
 GIB = 2**30
 
 
@@ -55,15 +56,15 @@ class Spread:
         return f"{self.median:{style}} ({min(self.values):{style}} to {max(self.values):{style}})"
 
 
-def required_flops(llama: Llama, lengths: np.ndarray, *, adapters: bool = False) -> float:
+def required_flops(llama: Llama, lengths: np.ndarray, *, rank: int = 0) -> float:
     """Floating-point operations of matrix products that a step over pairs [n, 3] cannot do without.
 
     Forward: 2 per weight of the body for every token that predicts or is attended to, a prompt counted once and the
     last token of a response, which predicts nothing, not at all; 2 per weight of the head for every response token;
     4 times the heads' width for every query and each key it may see. Backward is twice that: once for the gradient
-    of the inputs and once for that of the weights. With `adapters` the base has no gradient of its weights, and the
-    adapters' own products, far below 1 %, are left out. Nothing is counted for element-wise work, the optimizer, or
-    what is computed again in the backward pass.
+    of the inputs and once for that of the weights. With adapters of a `rank` (0: none) on every linear layer only
+    they have gradients of weights. Nothing is counted for element-wise work, the optimizer, or what is computed
+    again in the backward pass.
     """
     lengths = lengths.astype(np.float64)
     prompt, responses = lengths[:, 0], lengths[:, 1:]
@@ -72,7 +73,9 @@ def required_flops(llama: Llama, lengths: np.ndarray, *, adapters: bool = False)
     seen = prompt * (prompt + 1) / 2 + (inner * prompt[:, None] + inner * (inner + 1) / 2).sum(axis=1)
     products = 2 * llama.body_params * tokens + 2 * llama.hidden * llama.vocabulary * responses.sum()
     attention = 4 * llama.layers * llama.heads * llama.head_dim * seen.sum()
-    return 2 * products + 3 * attention if adapters else 3 * (products + attention)
+    if not rank:
+        return 3 * (products + attention)
+    return 2 * products + 3 * attention + 3 * 2 * rank * llama.linear_widths * tokens
 
 
 def best_seconds(work: Callable[[], object], *, budget: float = 2.0, at_least: int = 3) -> float:
@@ -86,28 +89,28 @@ def best_seconds(work: Callable[[], object], *, budget: float = 2.0, at_least: i
     return min(times)
 
 
-def matmul_rates(library: str, shapes: Sequence[tuple[int, int, int]] = SHAPES) -> dict[str, float]:
-    """FLOP/s of float32 products [m, k] x [k, n] by shape, in this process, by `jax` or `torch`."""
-    rates = {}
-    for m, k, n in shapes:
-        rates[f"{m} x {k} x {n}"] = 2.0 * m * k * n / best_seconds(_product(library, m, k, n))
-    return rates
+def matmul_rates(library: str, dtype: str = "float32") -> dict[str, float]:
+    """FLOP/s of products [m, k] x [k, n] by shape, in this process, by `jax` or `torch` (on the CPU)."""
+    shapes = SHAPES if dtype == "float32" else LARGE_SHAPES
+    make = _jax_product if library == "jax" else _torch_product
+    return {f"{m} x {k} x {n}": 2.0 * m * k * n / best_seconds(make(m, k, n, dtype)) for m, k, n in shapes}
 
 
-def _product(library: str, m: int, k: int, n: int) -> Callable[[], object]:
-    rng = np.random.default_rng(0)
-    left, right = (rng.standard_normal(shape, dtype=np.float32) for shape in ((m, k), (k, n)))
-    if library == "jax":
-        import jax
+def _jax_product(m: int, k: int, n: int, dtype: str) -> Callable[[], object]:
+    import jax
 
-        a, b = jax.numpy.asarray(left), jax.numpy.asarray(right)
-        multiply = jax.jit(jax.numpy.matmul)
-        return lambda: multiply(a, b).block_until_ready()
+    a, b = (jax.random.normal(jax.random.key(0), shape, dtype) for shape in ((m, k), (k, n)))
+    multiply = jax.jit(jax.numpy.matmul)
+    return lambda: multiply(a, b).block_until_ready()
+
+
+def _torch_product(m: int, k: int, n: int, dtype: str) -> Callable[[], object]:
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
-    x, y, out = torch.from_numpy(left), torch.from_numpy(right), torch.empty(m, n)
-    return lambda: torch.matmul(x, y, out=out)
+    a, b = (torch.randn(shape, dtype=getattr(torch, dtype)) for shape in ((m, k), (k, n)))
+    out = torch.empty(m, n, dtype=a.dtype)
+    return lambda: torch.matmul(a, b, out=out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +124,15 @@ class Peak:
         return f"{self.rate / 1e9:.0f} GFLOP/s ({self.source})"
 
 
-def measured_peak(libraries: Sequence[str] = ("jax", "torch")) -> Peak:
-    """The highest float32 rate over libraries and shapes, each library in a process of its own."""
+def measured_peak(libraries: Sequence[str] = ("jax", "torch"), *, dtype: str = "float32") -> Peak:
+    """The highest rate over libraries and shapes, each library in a process of its own."""
     found = []
     for library in libraries:
-        done = subprocess.run([sys.executable, __file__, library], capture_output=True, text=True, check=True)
+        command = [sys.executable, __file__, library, dtype]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         found += [Peak(rate, f"{library}, {shape}") for shape, rate in json.loads(done.stdout).items()]
     return max(found, key=lambda peak: peak.rate)
 
 
 if __name__ == "__main__":
-    print(json.dumps(matmul_rates(sys.argv[1])))
+    print(json.dumps(matmul_rates(*sys.argv[1:])))

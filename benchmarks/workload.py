@@ -41,6 +41,12 @@ class Llama:
         return self.layers * (attention + 3 * self.hidden * self.ffn)
 
     @property
+    def linear_widths(self) -> int:
+        """Inputs and outputs of all linear layers of the body: what an adapter of rank 1 on each of them weighs."""
+        attention = 4 * self.hidden + 2 * self.head_dim * (self.heads + self.kv_heads)
+        return self.layers * (attention + 3 * (self.hidden + self.ffn))
+
+    @property
     def num_params(self) -> int:
         norms = (2 * self.layers + 1) * self.hidden
         return self.body_params + norms + self.vocabulary * self.hidden * (1 if self.tied else 2)
