@@ -17,6 +17,7 @@ from jaxalign.training.checkpoint import Checkpointer
 from jaxalign.training.log import MetricsLog
 from jaxalign.training.loop import LoopParts, LoopSchedule, run_loop, sampling_state
 from jaxalign.training.preemption import Preemption
+from jaxalign.training.state import TrainState
 from jaxalign.training.step_log import DivergedError
 from tests.training import toy
 
@@ -57,7 +58,14 @@ class RecordingCheckpointer(Checkpointer):
 
     def save(self, state, cursor):
         self.events.append(("save", cursor["step"]))
-        super().save(state, cursor)
+        super().save(state.inside if isinstance(state, Sealed) else state, cursor)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sealed:
+    """A state that nobody can read who does not know of `inside`."""
+
+    inside: TrainState
 
 
 def train(workdir, step_fn, *, schedule=SCHEDULE, events=None, **parts):
@@ -154,6 +162,17 @@ def test_devices_have_the_next_step_before_one_is_logged_and_saves_wait_for_thei
     assert text == (
         "step1 step2 log1 step3 log2 log3 save3 step4 step5 log4 step6 log5 log6 save6 step7 step8 log7 log8 save8"
     )
+
+
+def test_loop_does_not_look_into_the_state(whole, tmp_path, step_fn):
+    def sealed_step(state, frozen, batch):
+        new, sums = step_fn(state.inside if isinstance(state, Sealed) else state, frozen, batch)
+        return Sealed(new), sums
+
+    # To read a number of it would be to wait for the step that makes it.
+    state, _ = train(tmp_path, sealed_step)
+    assert_identical(state.inside, whole[1])
+    assert without_clock(tmp_path) == without_clock(whole[0])
 
 
 def compilations(events):
