@@ -3,6 +3,7 @@
 So two peers can alternate on one machine, each with its own libraries, memory and environment. Knows no library.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -95,8 +96,9 @@ class Peer:
 
     def _ask(self, request: str) -> Message:
         assert self._process.stdin is not None
-        self._process.stdin.write(request + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # a peer that is gone has no answer, and that is reported
+            self._process.stdin.write(request + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> Message:
@@ -104,9 +106,11 @@ class Peer:
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
-        code = self._process.wait()
+        self._process.communicate()
         last = "\n".join(self._log.read_text(errors="replace").strip().splitlines()[-12:])
-        raise PeerError(f"{self.name} ended with exit status {code}, having said:\n{last}")
+        raise PeerError(
+            f"{self.name} ended with exit status {self._process.returncode}, having said:\n{last}"
+        )
 
 
 def peak_memory() -> int:
