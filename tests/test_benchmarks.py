@@ -164,19 +164,14 @@ def test_other_errors_of_a_peer_are_not_taken_for_lack_of_memory():
 # Real runs
 
 
-def test_layouts_of_jaxalign_take_turns_and_agree(toy_case):
-    layouts = {"packed": {}, "padded": {"layout": "padded", "share_prefix": False}}
-    peers = [
-        compare.start_jaxalign(toy_case, compare.jaxalign_settings(toy_case, rows=rows), name=name)
-        for name, rows in layouts.items()
-    ]
-    packed, padded = compare.alternate(peers, num_steps=3)
-    assert sorted(i for step in peers[0].started["order"] for i in step) == list(range(16))
-    assert peers[0].started["order"] == peers[1].started["order"]
-    assert peers[0].started["padding"] < peers[1].started["padding"]
-    assert compare.agree(packed, padded)
-    assert packed.steps[2]["loss"] == pytest.approx(padded.steps[2]["loss"], abs=1e-5)
-    assert min(packed.peak, packed.start_peak) > 2**26
+def test_jaxalign_makes_its_steps_one_by_one(toy_case):
+    with compare.start_jaxalign(toy_case, compare.jaxalign_settings(toy_case)) as peer:
+        (run,) = compare.alternate([peer], num_steps=3)
+    assert sorted(i for step in peer.started["order"] for i in step) == list(range(16))
+    assert 0 <= peer.started["padding"] < 0.2
+    assert run.steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert run.steps[2]["loss"] != run.steps[0]["loss"]
+    assert min(run.peak, run.start_peak) > 2**26
 
 
 def test_a_point_of_a_series_is_measured():
