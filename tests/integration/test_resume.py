@@ -17,8 +17,8 @@ from jaxalign.run.setup import prepare
 from jaxalign.run.train import train
 from jaxalign.run.workdir import locked
 from jaxalign.training.checkpoint import Checkpointer, CheckpointError
-from jaxalign.training.loop import DivergedError
 from jaxalign.training.preemption import Preemption
+from jaxalign.training.step_log import DivergedError
 from tests import tiny
 from tests.integration.runs import host, metrics
 
@@ -51,7 +51,7 @@ def uninterrupted(folder: Path, settings: dict[str, Any]) -> Path:
 def final_state(settings: dict[str, Any], workdir: Path) -> Any:
     run = prepare(parse_config(settings, "test"), workdir, jax.devices()[:1])
     with Checkpointer(workdir / "checkpoints", keep=None) as checkpointer:
-        state, cursor = checkpointer.restore(run.abstract_state)
+        state, cursor = checkpointer.restore(run.program.abstract_state)
     return host(state), cursor
 
 
@@ -202,14 +202,14 @@ def test_divergence_stops_with_step_and_categories_and_keeps_the_last_good_check
 
     def broken(*arguments: Any, **options: Any) -> Any:
         run = good(*arguments, **options)
-        seen = np.concatenate([run.loader().indices(step) for step in range(2)])
+        seen = np.concatenate([run.loader.indices(step) for step in range(2)])
         late = np.setdiff1d(np.arange(len(run.data.train)), seen)  # of the third step on
         run.data.train.reference_logps[late] = np.nan
         return run
 
     monkeypatch.setattr(train_module, "prepare", broken)
     with pytest.raises(
-        DivergedError, match=r"2 steps in a row were not finite, the last is step 4; .*Violence"
+        DivergedError, match=r"2 steps in a row were not finite, the last is step 4; loss not finite in: .*Kept: checkpoint 2"
     ):
         train(parse_config(with_limit(settings, 2), "test"), tmp_path, jax.devices()[:1])
     lines = metrics(tmp_path)
