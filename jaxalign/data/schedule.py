@@ -93,7 +93,7 @@ class PairSchedule:
         """All steps of an epoch, [steps, M, B] int32."""
         steps = self.steps_per_epoch
         if self._shuffle:
-            updates = balanced_batches(self._sizes, steps, self._seed, epoch)
+            updates = list(balanced_batches(self._sizes, steps, self._seed, epoch))
         else:
             updates = np.array_split(np.arange(len(self._sizes)), steps)
         return np.stack([self._dealt(rows, epoch * steps + step) for step, rows in enumerate(updates)])

@@ -94,7 +94,7 @@ def test_device_bytes_counts_one_shard_of_each_leaf(mesh):
 
 @pytest.mark.parametrize("sharding_of", [batch_sharding, replicated])
 def test_put_global_equals_the_host_array(mesh, sharding_of):
-    tree = {"tokens": np.arange(48, dtype=np.int32).reshape(8, 6), "weight": np.ones(8, np.float32)}
+    tree = {"tokens": np.arange(48, dtype=np.int32).reshape(2, 8, 3), "weight": np.ones((2, 8), np.float32)}
     placed = put_global(tree, sharding_of(mesh))
     for name, host in tree.items():
         np.testing.assert_array_equal(placed[name], host)
@@ -102,11 +102,11 @@ def test_put_global_equals_the_host_array(mesh, sharding_of):
         assert placed[name].sharding == sharding_of(mesh)
 
 
-def test_put_global_gives_each_device_its_own_rows(mesh):
-    host = np.arange(8, dtype=np.float32)
+def test_put_global_gives_each_device_its_own_rows_of_every_micro_batch(mesh):
+    host = np.arange(24, dtype=np.float32).reshape(3, 8)
     for shard in put_global(host, batch_sharding(mesh)).addressable_shards:
         np.testing.assert_array_equal(shard.data, host[shard.index])
-        assert shard.data.shape == (2,)
+        assert shard.data.shape == (3, 2)
 
 
 def test_constrain_pins_the_sharding_and_keeps_the_values(mesh):
