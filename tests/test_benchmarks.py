@@ -168,7 +168,7 @@ def test_jaxalign_makes_its_steps_one_by_one(toy_case):
     with compare.start_jaxalign(toy_case, compare.jaxalign_settings(toy_case)) as peer:
         (run,) = compare.alternate([peer], num_steps=3)
     assert sorted(i for step in peer.started["order"] for i in step) == list(range(16))
-    assert 0 <= peer.started["padding"] < 0.2
+    assert 0 <= peer.started["padding"] < 0.5
     assert run.steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     assert run.steps[2]["loss"] != run.steps[0]["loss"]
     assert min(run.peak, run.start_peak) > 2**26
