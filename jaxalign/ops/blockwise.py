@@ -1,6 +1,7 @@
 """Attention block by block in plain JAX: memory linear in the length, and no work where nobody sees anybody.
 
-What runs on CPUs, and anywhere else where no kernel of the platform fits. Needs jax alone.
+What runs on CPUs, and anywhere else where no kernel of the platform fits. A block is too little to be split over cores:
+a CPU is used fully with one device for each core, under `shard_map`. Needs jax alone.
 """
 
 import dataclasses
@@ -15,8 +16,7 @@ from jaxalign.batch import Places
 from jaxalign.ops.visibility import Attention, check_shapes, is_visible
 
 DEFAULT_BLOCK_SIZE = 64
-"""Measured on CPU: larger blocks multiply faster, but more of what they compute is masked."""
-
+"""Measured on CPU: of larger blocks more is masked, and their scores leave the nearest caches."""
 
 Tokens = tuple[Places, jax.Array]
 """Places and columns of the tokens of a block, [S] each."""
@@ -61,7 +61,7 @@ class BlockwiseAttention(Attention):
     def prepare(self, places: Places) -> Blocks:
         """Places [N, L] -> which blocks see which."""
         N, L = places.segment.shape
-        S = self.block_size
+        S = min(self.block_size, L)
         B = -(-L // S)
         places = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, B * S - L))).reshape(N, B, S), places)
         column = jnp.broadcast_to(jnp.arange(B * S, dtype=jnp.int32).reshape(1, B, S), (N, B, S))
@@ -88,8 +88,8 @@ class BlockwiseAttention(Attention):
         """See `Attention`."""
         check_shapes(query, key, value)
         N, L, H, E = query.shape
-        K, S = key.shape[2], self.block_size
-        B = prepared.column.shape[1]
+        K = key.shape[2]
+        _, B, S = prepared.column.shape
 
         def to_blocks(x: jax.Array) -> jax.Array:
             """[N, L, K * G, E] -> [N * B, K, G * S, E], a block in one piece of memory."""

@@ -118,3 +118,26 @@ def test_memory_is_linear_in_the_length() -> None:
     small, large = (_temporary_bytes(attention, length) for length in (2048, 8192))
     assert large < 4.5 * small
     assert _temporary_bytes(dense, 8192) > 20 * large
+
+
+def test_rows_and_heads_on_eight_devices_are_as_on_one() -> None:
+    mesh = jax.make_mesh((4, 2), ("rows", "heads"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    places = random_places("packed shared", num_rows=4, length=32)
+    heads = random_heads(8, N=4, L=32)
+    attention = make_attention("blockwise", block_size=8)
+    prepared = attention.prepare(places)
+    of_heads = jax.P("rows", None, "heads", None)
+    specs = (of_heads, of_heads, of_heads, jax.P("rows"))
+    on_mesh = jax.shard_map(attention, mesh=mesh, in_specs=specs, out_specs=of_heads, check_vma=False)
+    np.testing.assert_allclose(jax.jit(on_mesh)(*heads, prepared), attention(*heads, prepared), atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_rows_shorter_than_a_block_are_one_block(length: int) -> None:
+    attention = make_attention("blockwise")
+    places = plain_places(2, length)
+    assert attention.prepare(places).column.shape == (2, 1, length)
+    heads = random_heads(9, L=length)
+    got = value_and_gradients(attention, places, heads)
+    for x, y in zip(got, value_and_gradients(make_attention("dense"), places, heads), strict=True):
+        np.testing.assert_allclose(x, y, atol=3e-6)
