@@ -191,7 +191,7 @@ def test_without_a_gpu_that_is_said():
 @pytest.mark.slow
 def test_collectives_are_counted():
     lines = script("scaling.py", "--tiny", "--axes", "devices").splitlines()
-    counts = {line.split()[0]: line for line in lines if "=2" in line}
+    counts = {line.split()[0]: line for line in lines if "=2 " in line and " x, " in line}
     assert set(counts) == {"data=2", "fsdp=2", "tensor=2"}
     assert all("all-reduce" in line for line in counts.values())
     assert "all-gather" in counts["fsdp=2"]
