@@ -16,8 +16,8 @@ from jaxalign.models.presets import ARCHITECTURES
 from jaxalign.parallel import num_groups
 from jaxalign.parallel.mesh import abstract_mesh
 from jaxalign.parallel.topology import Topology, tpu_topology
-from jaxalign.run.plan.estimate import Estimate, estimate_step, gib
-from jaxalign.run.plan.report import as_dict, print_estimate
+from jaxalign.run.plan.estimate import Estimate, estimate_step
+from jaxalign.run.plan.report import as_dict, print_estimate, size_text
 from jaxalign.run.plan.search import search
 from jaxalign.run.plan.workload import assumed_workload
 from jaxalign.run.policy import row_multiple
@@ -116,9 +116,9 @@ def search_slice(
     """Settings that fit the slice, the best first, with a line for each that is tried."""
 
     def show(candidate: Config, estimate: Estimate) -> None:
-        bound = f"{max(estimate.seconds.values()):.4f} s" if estimate.fits else "does not fit"
+        bound = f"{max(estimate.seconds.values()):.3g} s" if estimate.fits else "does not fit"
         progress.print(
-            f"tried {_settings(candidate)}: {bound}, {gib(estimate.needed)} GiB, "
+            f"tried {_settings(candidate)}: {bound}, {size_text(estimate.needed)}, "
             f"{estimate.compile_seconds:.0f} s to compile",
             highlight=False,
         )
@@ -139,15 +139,15 @@ def _settings(config: Config) -> str:
 
 def _search_table(found: Sequence[tuple[Config, Estimate]]) -> Table:
     table = Table("settings, the best first", box=SIMPLE_HEAD)
-    for name in ("step, s", "bound by", "MFU bound", "GiB"):
+    for name in ("step, s", "bound by", "MFU bound", "memory"):
         table.add_column(name, justify="right")
     for config, estimate in found:
         step = max(estimate.seconds.values())
         table.add_row(
             _settings(config),
-            f"{step:.4f}",
+            f"{step:.3g}",
             estimate.bound_by,
             f"{estimate.mfu(step):.1%}",
-            gib(estimate.needed),
+            size_text(estimate.needed),
         )
     return table

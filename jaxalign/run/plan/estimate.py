@@ -11,7 +11,7 @@ import jax
 from jaxalign.config import Config, ConfigError
 from jaxalign.models.config import DecoderConfig
 from jaxalign.parallel import AXES, device_bytes, make_mesh
-from jaxalign.parallel.topology import GIB, Topology
+from jaxalign.parallel.topology import Topology
 from jaxalign.run.plan.costs import Collective, Costs, count_costs
 from jaxalign.run.plan.hlo import parse_hlo
 from jaxalign.run.plan.workload import Workload, required_flops
@@ -192,8 +192,3 @@ def _timing(costs: Costs, topology: Topology, devices: list[jax.Device]) -> dict
         "interconnect": sum(total.seconds for total in totals.values()),
     }
     return {"collectives": totals, "seconds": seconds}
-
-
-def gib(size: float) -> str:
-    """Bytes as GiB, for people."""
-    return f"{size / GIB:.2f}"

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxalign.config import Config
-from jaxalign.run.plan.estimate import Estimate, gib
+from jaxalign.run.plan.estimate import Estimate
 
 NOTE = (
     "Bounds, not measurements: a step takes at least as long as the slowest of the three would take at the full rate "
@@ -16,15 +16,33 @@ NOTE = (
 )
 
 
+def size_text(size: float) -> str:
+    """Bytes in the unit that suits them."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(size) < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def count_text(count: float) -> str:
+    """A count of FLOPs in the unit that suits it."""
+    for unit in ("", "K", "M", "G"):
+        if count < 1000:
+            return f"{count:.3g} {unit}".rstrip()
+        count /= 1000
+    return f"{count:.2f} T"
+
+
 def verdict(estimate: Estimate) -> str:
     """Whether it fits, and what limits the time of a step."""
     capacity = estimate.topology.chip.hbm_bytes
     if not estimate.fits:
-        return f"does not fit: {gib(estimate.needed)} GiB per device are needed, {gib(capacity)} are there"
+        return f"does not fit: {size_text(estimate.needed)} per device are needed, {size_text(capacity)} are there"
     step = max(estimate.seconds.values())
     limit = {"compute": "compute", "memory": "memory bandwidth", "interconnect": "the interconnect"}
     return (
-        f"fits: {gib(estimate.needed)} of {gib(capacity)} GiB per device; bound by {limit[estimate.bound_by]}: "
+        f"fits: {size_text(estimate.needed)} of {size_text(capacity)} per device; bound by {limit[estimate.bound_by]}: "
         f"a step takes at least {step:.3g} s, MFU at most {estimate.mfu(step):.0%}"
     )
 
@@ -85,12 +103,12 @@ def print_estimate(config: Config, estimate: Estimate, console: Console) -> None
 
 
 def _memory_table(estimate: Estimate) -> Table:
-    table = Table("memory per device", title=None, box=SIMPLE_HEAD)
-    table.add_column("GiB", justify="right")
+    table = Table("memory per device", box=SIMPLE_HEAD)
+    table.add_column("", justify="right")
     for name, size in estimate.memory.items():
-        table.add_row(name, gib(size))
-    table.add_row("sum", gib(estimate.needed), style="bold")
-    table.add_row("capacity", gib(estimate.topology.chip.hbm_bytes))
+        table.add_row(name, size_text(size))
+    table.add_row("sum", size_text(estimate.needed), style="bold")
+    table.add_row("capacity", size_text(estimate.topology.chip.hbm_bytes))
     return table
 
 
@@ -100,12 +118,12 @@ def _work_table(estimate: Estimate) -> Table:
     table.add_column("amount", justify="right")
     table.add_column("runs", justify="right")
     table.add_column("devices in a group", justify="right")
-    table.add_row("FLOPs that must be done", f"{estimate.required_flops / 1e12:.2f} T", "", "")
-    table.add_row("FLOPs of the program", f"{estimate.costs.flops / 1e12:.2f} T", "", "")
-    table.add_row("bytes of memory moved", f"{gib(estimate.costs.bytes)} GiB", "", "")
+    table.add_row("FLOPs that must be done", count_text(estimate.required_flops), "", "")
+    table.add_row("FLOPs of the program", count_text(estimate.costs.flops), "", "")
+    table.add_row("bytes of memory moved", size_text(estimate.costs.bytes), "", "")
     for kind, total in sorted(estimate.collectives.items()):
         sizes = ", ".join(map(str, total.group_sizes))
-        table.add_row(f"{kind}, received", f"{gib(total.bytes)} GiB", str(total.count), sizes)
+        table.add_row(f"{kind}, received", size_text(total.bytes), str(total.count), sizes)
     return table
 
 
@@ -115,7 +133,7 @@ def _bound_table(estimate: Estimate) -> Table:
     table.add_column("MFU if it alone took time", justify="right")
     everything = {**estimate.seconds, "all three, one after the other": sum(estimate.seconds.values())}
     for name, seconds in everything.items():
-        table.add_row(name, f"{seconds:.4f}", f"{estimate.mfu(seconds):.1%}" if seconds else "")
+        table.add_row(name, f"{seconds:.3g}", f"{estimate.mfu(seconds):.1%}" if seconds else "")
     return table
 
 
