@@ -75,10 +75,11 @@ def token_logps(
     """
     _check_arrays(hidden, head, targets, 1 if gather_axis is None else lax.axis_size(gather_axis))
     _check_options(chunk_size, soft_cap)
-    hidden, head, targets = _varying_alike(hidden, head, targets)
-    columns, vocab_size = targets, head.shape[1]
+    vocab_size = head.shape[1]
+    targets = targets.astype(jnp.int32)
+    hidden, head, columns = _varying_alike(hidden, head, targets)
     if axis_name is not None:
-        columns = targets - lax.axis_index(axis_name) * head.shape[1]
+        columns -= lax.axis_index(axis_name) * vocab_size
         vocab_size *= lax.axis_size(axis_name)
     options = _Options(chunk_size, soft_cap, train_head, gather_axis, head.dtype)
     lse, target_logit = _lse_and_target_logit(hidden, head, columns, options)
@@ -145,13 +146,14 @@ def _product(equation: str, a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax
     return jnp.einsum(equation, a, b, preferred_element_type=dtype, precision=precision)
 
 
-def _kernel(head: jax.Array, dtype: DTypeLike, gather_axis: str | None) -> jax.Array:
-    kernel = head.astype(dtype)
-    return kernel if gather_axis is None else lax.all_gather(kernel, gather_axis, axis=0, tiled=True)
+def _embedding(head: jax.Array, dtype: DTypeLike, gather_axis: str | None) -> jax.Array:
+    """[V, D], whole rows. Of a head that is tied to the input embedding this undoes a transpose and copies nothing."""
+    head = head.astype(dtype)
+    return (head if gather_axis is None else lax.all_gather(head, gather_axis, axis=0, tiled=True)).T
 
 
-def _logits(hidden: jax.Array, kernel: jax.Array, soft_cap: float | None) -> jax.Array:
-    logits = _product("ncd,dv->ncv", hidden, kernel, jnp.float32)
+def _logits(hidden: jax.Array, embedding: jax.Array, soft_cap: float | None) -> jax.Array:
+    logits = _product("ncd,vd->ncv", hidden, embedding, jnp.float32)
     return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
 
 
@@ -175,92 +177,93 @@ def _lse_and_target_logit(
 def _forward(
     hidden: jax.Array, head: jax.Array, columns: jax.Array, options: _Options, keep_means: bool
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]:
-    """Log-sum-exps and target logits; and the kernel, with the mean embeddings [N, L, D] if they are kept."""
-    kernel = _kernel(head, hidden.dtype, options.gather_axis)
-    last = kernel.shape[1] - 1
+    """Log-sum-exps and target logits; and the [V, D] embedding, with the mean embeddings [N, L, D] if they are kept."""
+    embedding = _embedding(head, hidden.dtype, options.gather_axis)
+    last = len(embedding) - 1
 
     def body(_: None, chunk: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array | None, ...]]:
         h, y = chunk
-        logits = _logits(h, kernel, options.soft_cap)
+        logits = _logits(h, embedding, options.soft_cap)
         lse = jax.nn.logsumexp(logits, axis=-1)
         # A gather: comparing every column would cost a third pass over the logits.
         target = jnp.take_along_axis(logits, jnp.clip(y, 0, last)[..., None], axis=-1)[..., 0]
-        mean = _mean_of_others(logits, lse, y, kernel, options.soft_cap) if keep_means else None
+        mean = _mean_of_others(logits, lse, y, embedding, options.soft_cap) if keep_means else None
         return None, (lse, jnp.where(_inside(y, last + 1), target, 0.0), mean)
 
     chunks = _chunks(hidden, options.chunk_size), _chunks(columns, options.chunk_size)
     _, terms = lax.scan(body, None, chunks)
     lse, target, means = jax.tree.map(lambda x: _join(x, hidden.shape[1]), terms)
-    return (lse, target), (kernel, means)
+    return (lse, target), (embedding, means)
 
 
 def _mean_of_others(
-    logits: jax.Array, lse: jax.Array, columns: jax.Array, kernel: jax.Array, soft_cap: float | None
+    logits: jax.Array, lse: jax.Array, columns: jax.Array, embedding: jax.Array, soft_cap: float | None
 ) -> jax.Array:
-    """[N, C, D], the columns of the kernel weighted by their probabilities, without the target's.
+    """[N, C, D], the rows of the embedding weighted by their probabilities, without the target's.
 
     The target's own enters later, in float32: rounded to bf16, its probability would hide how far it is from 1.
     """
     others = jnp.where(_is_target(columns, logits), 0.0, jnp.exp(logits - lse[..., None]))
     others *= _cap_slope(logits, soft_cap)
-    return _product("ncv,dv->ncd", others.astype(kernel.dtype), kernel, kernel.dtype)
+    return _product("ncv,vd->ncd", others.astype(embedding.dtype), embedding, embedding.dtype)
 
 
 def _keep(
     hidden: jax.Array, head: jax.Array, columns: jax.Array, options: _Options
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, ...]]:
-    terms, (kernel, means) = _forward(hidden, head, columns, options, keep_means=not options.train_head)
-    return terms, (hidden if options.train_head else None, kernel, columns, *terms, means)
+    terms, (embedding, means) = _forward(hidden, head, columns, options, keep_means=not options.train_head)
+    return terms, (hidden if options.train_head else None, embedding, columns, *terms, means)
 
 
 def _backward(
     options: _Options, kept: tuple[jax.Array, ...], grads: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array | None, None]:
     if options.train_head:
-        d_hidden, d_kernel = _trained_backward(options, kept, *grads)
-        return d_hidden, _d_head(d_kernel, options), None
+        d_hidden, d_head = _trained_backward(options, kept, *grads)
+        return d_hidden, _like_head(d_head, options), None
     return _frozen_backward(options, kept, *grads), None, None
 
 
 def _trained_backward(
     options: _Options, kept: tuple[jax.Array, ...], grad_lse: jax.Array, grad_target: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Gradients of hidden, and of the kernel in float32."""
-    hidden, kernel, columns, lse, _, _ = kept
+    """Gradients of hidden, and of the whole head in float32."""
+    hidden, embedding, columns, lse, _, _ = kept
 
-    def body(d_kernel: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    def body(d_head: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         h, y, z, g_lse, g_target = chunk
-        logits = _logits(h, kernel, options.soft_cap)
+        logits = _logits(h, embedding, options.soft_cap)
         d_logits = g_lse[..., None] * jnp.exp(logits - z[..., None])
         d_logits += jnp.where(_is_target(y, logits), g_target[..., None], 0.0)
         d_logits = (d_logits * _cap_slope(logits, options.soft_cap)).astype(h.dtype)
         # Transposed for good, small as it is: a matmul that has to transpose on its way is slower on CPU.
         transposed = lax.optimization_barrier(jnp.moveaxis(h, 2, 0))
-        d_kernel += _product("dnc,ncv->dv", transposed, d_logits, jnp.float32)
-        return d_kernel, _product("ncv,dv->ncd", d_logits, kernel, h.dtype)
+        d_head += _product("dnc,ncv->dv", transposed, d_logits, jnp.float32)
+        return d_head, _product("ncv,vd->ncd", d_logits, embedding, h.dtype)
 
     arrays = hidden, columns, lse, grad_lse, grad_target
     chunks = tuple(_chunks(x, options.chunk_size) for x in arrays)
-    d_kernel, d_hidden = lax.scan(body, jnp.zeros_like(kernel, dtype=jnp.float32), chunks)
-    return _join(d_hidden, hidden.shape[1]), d_kernel
+    d_head, d_hidden = lax.scan(body, jnp.zeros_like(embedding.T, dtype=jnp.float32), chunks)
+    return _join(d_hidden, hidden.shape[1]), d_head
 
 
-def _d_head(d_kernel: jax.Array, options: _Options) -> jax.Array:
+def _like_head(d_head: jax.Array, options: _Options) -> jax.Array:
+    """This device's part of the gradient, in the dtype of the head."""
     if options.gather_axis is not None:
-        d_kernel = lax.psum_scatter(d_kernel, options.gather_axis, scatter_dimension=0, tiled=True)
-    return d_kernel.astype(options.head_dtype)
+        d_head = lax.psum_scatter(d_head, options.gather_axis, scatter_dimension=0, tiled=True)
+    return d_head.astype(options.head_dtype)
 
 
 def _frozen_backward(
     options: _Options, kept: tuple[jax.Array, ...], grad_lse: jax.Array, grad_target: jax.Array
 ) -> jax.Array:
     """Gradient of hidden [N, L, D] from the mean embeddings that the forward pass kept."""
-    _, kernel, columns, lse, target, means = kept
+    _, embedding, columns, lse, target, means = kept
     weight = (grad_target + grad_lse * jnp.exp(target - lse)) * _cap_slope(target, options.soft_cap)
-    weight = jnp.where(_inside(columns, kernel.shape[1]), weight, 0.0)
-    own = jnp.take(kernel, jnp.clip(columns, 0, kernel.shape[1] - 1), axis=1)  # [D, N, L]
-    d_hidden = weight[..., None] * jnp.moveaxis(own, 0, 2).astype(jnp.float32)
-    return (d_hidden + grad_lse[..., None] * means.astype(jnp.float32)).astype(kernel.dtype)
+    weight = jnp.where(_inside(columns, len(embedding)), weight, 0.0)
+    own = jnp.take(embedding, jnp.clip(columns, 0, len(embedding) - 1), axis=0)
+    d_hidden = weight[..., None] * own.astype(jnp.float32)
+    return (d_hidden + grad_lse[..., None] * means.astype(jnp.float32)).astype(own.dtype)
 
 
 _lse_and_target_logit.defvjp(_keep, _backward)

@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxalign.ops.token_logps import token_logps
 from jaxalign.parallel import MeshConfig, make_mesh
+from tests.ops.token_logps_dense import dense_logps, value_and_gradients
 
 N, L, D, V = 2, 12, 6, 16
 
@@ -20,33 +21,17 @@ def inputs(seed: int = 0, length: int = L, dtype=jnp.float32) -> tuple[jax.Array
     return hidden, head, jnp.asarray(rng.integers(0, V, (N, length)), jnp.int32)
 
 
-def dense_logps(hidden, head, targets, soft_cap=None):
-    logits = jnp.matmul(hidden, head)
-    if soft_cap is not None:
-        logits = soft_cap * jnp.tanh(logits / soft_cap)
-    return jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), targets[..., None], axis=-1)[..., 0]
-
-
-def value_and_gradients(function, hidden, head, targets):
-    """Log-probs, and the gradients of a sum in which every token counts differently."""
-    cotangent = jnp.asarray(np.random.default_rng(9).normal(size=targets.shape), jnp.float32)
-
-    def total(hidden, head):
-        logps = function(hidden, head, targets)
-        return (logps * cotangent).sum(), logps
-
-    (_, logps), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(hidden, head)
-    return logps, *gradients
-
-
+@pytest.mark.parametrize("train_head", [True, False])
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
 @pytest.mark.parametrize("chunk_size", [1, 4, 5, 100])
-def test_values_and_gradients_equal_dense_log_softmax(chunk_size, soft_cap):
+def test_values_and_gradients_equal_dense_log_softmax(chunk_size, soft_cap, train_head):
     def chunked(hidden, head, targets):
-        return token_logps(hidden, head, targets, chunk_size=chunk_size, soft_cap=soft_cap)
+        return token_logps(
+            hidden, head, targets, chunk_size=chunk_size, soft_cap=soft_cap, train_head=train_head
+        )
 
     def dense(hidden, head, targets):
-        return dense_logps(hidden, head, targets, soft_cap)
+        return dense_logps(hidden, head if train_head else jax.lax.stop_gradient(head), targets, soft_cap)
 
     for got, expected in zip(
         value_and_gradients(chunked, *inputs()), value_and_gradients(dense, *inputs()), strict=True
@@ -54,10 +39,18 @@ def test_values_and_gradients_equal_dense_log_softmax(chunk_size, soft_cap):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_soft_cap_changes_the_values():
+def test_embedding_tied_to_the_head_gets_the_gradient_of_dense_log_softmax():
     hidden, head, targets = inputs()
-    capped = token_logps(hidden, head, targets, chunk_size=4, soft_cap=3.0)
-    assert float(jnp.abs(capped - token_logps(hidden, head, targets, chunk_size=4)).max()) > 0.1
+    got, expected = (
+        value_and_gradients(lambda h, e, t, f=function: f(h, e.T, t), hidden, head.T, targets)
+        for function in (token_logps, dense_logps)
+    )
+    np.testing.assert_allclose(got[2], expected[2], rtol=1e-5, atol=1e-5)
+
+
+def test_soft_cap_changes_the_values():
+    capped = token_logps(*inputs(), soft_cap=3.0)
+    assert float(jnp.abs(capped - token_logps(*inputs())).max()) > 0.1
 
 
 def test_log_probs_of_all_tokens_sum_to_one():
@@ -65,37 +58,64 @@ def test_log_probs_of_all_tokens_sum_to_one():
     # every token of the vocabulary in turn, after the same state
     repeated = jnp.repeat(hidden[:, :1], V, axis=1)
     every_token = jnp.tile(jnp.arange(V, dtype=jnp.int32), (N, 1))
-    np.testing.assert_allclose(
-        jnp.exp(token_logps(repeated, head, every_token, chunk_size=5)).sum(axis=1), 1.0, rtol=1e-6
-    )
+    total = jnp.exp(token_logps(repeated, head, every_token, chunk_size=5)).sum(axis=1)
+    np.testing.assert_allclose(total, 1.0, rtol=1e-6)
 
 
-def test_frozen_head_gets_zeros_and_hidden_the_same_gradient():
+def test_no_tokens_have_no_log_probs():
+    logps, *gradients = value_and_gradients(token_logps, *inputs(length=0))
+    assert logps.shape == (N, 0)
+    assert not np.asarray(gradients[1]).any()
+
+
+def test_vmap_over_heads_equals_one_head_at_a_time():
     hidden, head, targets = inputs()
+    heads = jnp.stack([head, 2 * head])
+    got = jax.vmap(lambda head: jax.grad(lambda h: token_logps(h, head, targets).sum())(hidden))(heads)
+    for one, head in zip(got, heads, strict=True):
+        expected = jax.grad(lambda h, head=head: dense_logps(h, head, targets).sum())(hidden)
+        np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-5)
 
-    trained, frozen = (
-        value_and_gradients(
-            lambda *x, flag=flag: token_logps(*x, chunk_size=5, train_head=flag), hidden, head, targets
-        )[1:]
-        for flag in (True, False)
-    )
-    np.testing.assert_allclose(frozen[0], trained[0], rtol=1e-5, atol=1e-5)
-    assert not np.asarray(frozen[1]).any()
-    assert np.asarray(trained[1]).any()
+
+def float64_values_and_gradient(hidden, head, targets) -> tuple[np.ndarray, np.ndarray]:
+    """[N, L] log-probs and [N, L, D], the gradient of each of them with respect to its own state."""
+    hidden, head = np.asarray(hidden, np.float64), np.asarray(head, np.float64)
+    logits = hidden @ head
+    logps = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    one_hot = np.asarray(targets)[..., None] == np.arange(head.shape[1])
+    return logps[one_hot].reshape(targets.shape), (one_hot - np.exp(logps)) @ head.T
 
 
 def test_bfloat16_sum_over_1000_tokens_is_within_a_thousandth_of_a_nat_of_float64():
     # The inputs are bf16; all error beyond them must come from float32 sums, not from bf16 ones.
-    hidden, head, targets = inputs(length=1000, dtype=jnp.bfloat16)
-    total = np.asarray(token_logps(hidden, head, targets, chunk_size=128), np.float64).sum(axis=1)
-    logits = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64)
-    logps = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    expected = np.take_along_axis(logps, np.asarray(targets)[..., None], axis=-1).sum(axis=(1, 2))
+    arrays = inputs(length=1000, dtype=jnp.bfloat16)
+    total = np.asarray(token_logps(*arrays, chunk_size=128), np.float64).sum(axis=1)
+    expected = float64_values_and_gradient(*arrays)[0].sum(axis=1)
     np.testing.assert_allclose(total, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("train_head", [True, False])
+def test_bfloat16_gradient_of_each_of_1000_tokens_is_within_1_percent_of_float64(train_head):
+    hidden, head, targets = inputs(length=1000, dtype=jnp.bfloat16)
+    # Half of the states are almost certain of their target, so that 1 - p is small beside the rounding of p.
+    certain = 2 * jnp.moveaxis(head[:, targets], 0, 2)
+    hidden = jnp.where((targets % 2 == 0)[..., None], certain, hidden)
+    gradient = jax.grad(lambda h: token_logps(h, head, targets, train_head=train_head).sum())(hidden)
+    expected = float64_values_and_gradient(hidden, head, targets)[1]
+    error = np.linalg.norm(np.asarray(gradient, np.float64) - expected, axis=-1)
+    assert np.linalg.norm(expected, axis=-1).min() < 0.01
+    assert (error / np.linalg.norm(expected, axis=-1)).max() < 0.01
 
 
 def test_result_is_float32_whatever_the_inputs_are():
     assert token_logps(*inputs(dtype=jnp.bfloat16)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int16])
+def test_targets_may_be_any_integers(dtype):
+    hidden, head, targets = inputs()
+    expected = token_logps(hidden, head, targets)
+    np.testing.assert_array_equal(token_logps(hidden, head, targets.astype(dtype)), expected)
 
 
 def test_each_gradient_has_the_dtype_of_its_own_input():
@@ -108,10 +128,21 @@ def test_each_gradient_has_the_dtype_of_its_own_input():
         np.testing.assert_allclose(got.astype(jnp.float32), wanted, rtol=0, atol=0.05)
 
 
-def test_gradient_stays_finite_where_one_logit_dominates():
+@pytest.mark.parametrize("train_head", [True, False])
+def test_gradient_stays_finite_where_one_logit_dominates(train_head):
     hidden, head, targets = inputs()
-    logps, *gradients = value_and_gradients(token_logps, 1e3 * hidden, head, targets)
-    assert all(np.isfinite(x).all() for x in (logps, *gradients))
+    results = value_and_gradients(
+        lambda *x: token_logps(*x, train_head=train_head), 1e3 * hidden, head, targets
+    )
+    assert all(np.isfinite(x).all() for x in results)
+
+
+@pytest.mark.parametrize("target", [-100, -1, V])
+def test_target_outside_the_vocabulary_is_nan_and_changes_no_other_token(target):
+    hidden, head, targets = inputs()
+    logps = token_logps(hidden, head, targets.at[0, 3].set(target))
+    expected = token_logps(hidden, head, targets).at[0, 3].set(jnp.nan)
+    np.testing.assert_array_equal(logps, expected)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +160,25 @@ def test_wrong_shape_raises_and_names_the_argument(shapes, message):
         token_logps(
             jnp.zeros(shapes["hidden"]), jnp.zeros(shapes["head"]), jnp.zeros(shapes["targets"], jnp.int32)
         )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunk_size": 0}, "chunk_size: got 0, expected at least 1 position"),
+        ({"soft_cap": 0.0}, "soft_cap: got 0.0, expected a positive number, or None"),
+        ({"soft_cap": float("nan")}, "soft_cap: got nan, expected a positive number, or None"),
+    ],
+)
+def test_option_out_of_range_raises_and_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        token_logps(*inputs(), **options)
+
+
+def test_targets_that_are_no_integers_raise():
+    hidden, head, targets = inputs()
+    with pytest.raises(ValueError, match="targets: got dtype float32, expected integer token ids"):
+        token_logps(hidden, head, targets.astype(jnp.float32))
 
 
 def test_split_vocabulary_and_batch_equal_one_device():
