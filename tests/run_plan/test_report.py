@@ -81,7 +81,9 @@ def test_what_does_not_fit_is_recomputed_then_split(config, estimate):
     assert first_change(config, too_large(estimate, remat="dots")) == "model.remat: full"
     one = config.model_copy(update={"train": config.train.model_copy(update={"num_micro_batches": 1})})
     assert first_change(one, too_large(estimate)) == "train.num_micro_batches: 2"
-    assert first_change(config, too_large(estimate)) == "mesh.tensor: 2"
+    assert first_change(config, too_large(estimate)) == "mesh.tensor: 2 with mesh.fsdp: 4"
+    everywhere = too_large(estimate, mesh={"data": 1, "fsdp": 8, "tensor": 8})
+    assert first_change(config, everywhere).startswith("a larger slice")
 
 
 def test_interconnect_asks_for_fewer_micro_batches(config, estimate):

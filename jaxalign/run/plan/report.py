@@ -10,6 +10,8 @@ from rich.table import Table
 from jaxalign.config import Config
 from jaxalign.run.plan.estimate import Estimate
 
+MAX_TENSOR = 8  # beyond that activations cross the mesh more than weights would
+
 NOTE = (
     "Bounds, not measurements: a step takes at least as long as the slowest of the three would take at the full rate "
     "of the chip, if the other two ran entirely beside it. No TPU was used."
@@ -59,9 +61,9 @@ def first_change(config: Config, estimate: Estimate) -> str:
             return f"train.num_micro_batches: {more}"
         if estimate.mesh["data"] > 1:
             return f"mesh.fsdp: {parts} with mesh.data: 1, so that no device holds a whole copy"
-        if estimate.mesh["tensor"] < 8:
-            return f"mesh.tensor: {2 * estimate.mesh['tensor']}"
-        return "a larger slice, or a shorter data.max_response_length"
+        if estimate.mesh["tensor"] < MAX_TENSOR and estimate.mesh["fsdp"] % 2 == 0:
+            return f"mesh.tensor: {2 * estimate.mesh['tensor']} with mesh.fsdp: {parts // 2}"
+        return "a larger slice, or shorter data.max_prompt_length and data.max_response_length"
     if estimate.bound_by == "interconnect":
         if config.train.num_micro_batches > 1 and not _tight(estimate):
             return f"train.num_micro_batches: {more // 4}, as weights cross the mesh once in each of them"

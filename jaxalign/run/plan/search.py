@@ -6,9 +6,9 @@ from jaxalign.config import Config, ConfigError
 from jaxalign.models.config import DecoderConfig
 from jaxalign.parallel import AXES
 from jaxalign.run.plan.estimate import Estimate
+from jaxalign.run.plan.report import MAX_TENSOR
 
 REMAT = ("none", "dots", "full")
-MAX_TENSOR = 8  # beyond that the interconnect alone is slower than anything it saves
 
 Try = Callable[[Config], Estimate]
 
