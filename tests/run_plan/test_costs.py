@@ -7,7 +7,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxalign.run.plan.costs import Collective, Costs, count_costs
-from jaxalign.run.plan.hlo import parse_hlo
+from jaxalign.run.plan.hlo import HloError, parse_hlo
 from tests.run_plan.conftest import module_of
 
 P = PartitionSpec
@@ -105,7 +105,7 @@ def test_a_slice_of_an_operand_is_read_and_not_all_of_it():
 
 
 def test_text_that_is_no_program_is_refused():
-    with pytest.raises(ValueError, match=r"no ENTRY computation: expected the text of a compiled program"):
+    with pytest.raises(HloError, match=r"no ENTRY computation: expected the text of a compiled program"):
         parse_hlo("HloModule nothing\n")
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from jaxalign.run.plan.groups import permute_pairs, replica_groups
+from jaxalign.run.plan.hlo import HloError
 
 NOTATIONS = {
     "lists": ("replica_groups={{0,1},{2,3}}, x=1", [[0, 1], [2, 3]]),
@@ -17,9 +18,10 @@ NOTATIONS = {
     "part of an axis": ("replica_groups=mesh['a'=4] {'a':(2)2}", [[0, 1], [2, 3]]),
     "first part of an axis": ("replica_groups=mesh['a'=4] {'a':(1)2}", [[0, 2], [1, 3]]),
     "mesh in another order": (
-        "replica_groups=mesh['a'=2,'b'=2], device_ids=([3,2,1,0]) {'b'}",
+        "replica_groups=mesh['a'=2,'b'=2], device_ids=(3,2,1,0) {'b'}",
         [[3, 2], [1, 0]],
     ),
+    "transposed mesh": ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}", [[0, 2], [1, 3]]),
 }
 
 
@@ -34,5 +36,5 @@ def test_pairs_of_a_permutation():
 
 
 def test_unknown_notation_is_refused():
-    with pytest.raises(ValueError, match="unknown notation of replica groups"):
+    with pytest.raises(HloError, match="unknown notation of replica groups"):
         replica_groups("replica_groups=<new>", 4)

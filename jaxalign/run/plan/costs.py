@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxalign.run.plan.groups import permute_pairs, replica_groups
-from jaxalign.run.plan.hlo import Computation, Instruction, Module, Shape
+from jaxalign.run.plan.hlo import Computation, HloError, Instruction, Module, Shape
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -177,7 +177,7 @@ def _convolution_flops(
     """A product of matrices is a convolution on TPU, a batch of them one with a window; padding is not counted."""
     match = re.search(r"dim_labels=([\w?]+)_([\w?]+)->([\w?]+)", attributes)
     if match is None:
-        raise ValueError(f"a convolution without dim_labels: {attributes[:200]!r}")
+        raise HloError(f"a convolution without dim_labels: {attributes[:200]!r}")
     of_left, of_right, of_out = match.groups()
     products = out[of_out.index("b")] * out[of_out.index("f")] * right[of_right.index("i")]
     window = dict(re.findall(r"(\w+)=([\dx_\-]+)", (re.search(r"window=\{([^}]*)\}", attributes) or [""])[0]))

@@ -5,30 +5,43 @@ import re
 
 import numpy as np
 
+from jaxalign.run.plan.hlo import HloError
+
 _LISTS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, ?device_ids=\(?\[([\d,]+)\]\)?)?\s*\{([^}]*)\}")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, ?device_ids=\(([^ ]*)\))?\s*\{([^}]*)\}")
+_IDS = re.compile(r"\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _AXIS = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 
 
 def replica_groups(attributes: str, num_devices: int) -> list[list[int]]:
-    """Groups of device numbers; all devices in one group where none are named. Raises ValueError for a new notation.
+    """Groups of device numbers; all devices in one group where none are named. Raises HloError for a new notation.
 
-    Known are lists {{0,1},{2,3}}, iota [groups,size]<=[dims]T(order) and mesh['x'=2,'y'=4] {'y'}.
+    Known are lists {{0,1},{2,3}}, iota [groups,size]<=[dims]T(order) and mesh['x'=2,'y'=4] {'y'}, where the devices
+    of a mesh may come in another order: device_ids=([dims]T(order)) or device_ids=(3,2,1,0).
     """
     if match := _LISTS.search(attributes):
         groups = [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", match[1])]
         return groups or [list(range(num_devices))]
     if match := _IOTA.search(attributes):
-        dims = [int(n) for n in match[3].split(",")]
-        order = [int(n) for n in match[4].split(",")] if match[4] else list(range(len(dims)))
-        numbers = np.arange(math.prod(dims)).reshape(dims).transpose(order)
-        return numbers.reshape(int(match[1]), int(match[2])).tolist()
+        return _iota(match[3], match[4]).reshape(int(match[1]), int(match[2])).tolist()
     if match := _MESH.search(attributes):
         return _mesh_groups(match[1], match[2], match[3])
     if "replica_groups=" in attributes:
-        raise ValueError(f"unknown notation of replica groups: {attributes[:200]!r}")
+        raise HloError(f"unknown notation of replica groups: {attributes[:200]!r}")
     return [list(range(num_devices))]
+
+
+def _iota(dims: str, order: str | None) -> np.ndarray:
+    """The numbers from 0 on, in the order of an array of `dims` whose dimensions are transposed."""
+    sizes = [int(n) for n in dims.split(",")]
+    axes = [int(n) for n in order.split(",")] if order else None
+    return np.arange(math.prod(sizes)).reshape(sizes).transpose(axes).ravel()
+
+
+def _device_ids(ids: str) -> np.ndarray:
+    match = _IDS.fullmatch(ids)
+    return np.array([int(n) for n in ids.split(",")]) if match is None else _iota(match[1], match[2])
 
 
 def _mesh_groups(mesh: str, ids: str | None, axes: str) -> list[list[int]]:

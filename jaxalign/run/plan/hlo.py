@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from jaxalign.errors import JaxalignError
+
 _COMMENT = re.compile(r"/\*.*?\*/")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
@@ -18,6 +20,10 @@ _END = re.compile(r"^\}(, execution_thread=.*)?$")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+)")
 _FORWARDING = ("copy", "convert", "bitcast", "reshape", "copy-done", "copy-start", "opt-barrier")
+
+
+class HloError(JaxalignError, ValueError):
+    """A program in a notation that is not known here: another version of the compiler."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class Module:
 
 
 def parse_hlo(text: str) -> Module:
-    """The module of `compiled.as_text()`. Raises ValueError for a text without an entry computation."""
+    """The module of `compiled.as_text()`. Raises HloError for a text without an entry computation."""
     computations: dict[str, Computation] = {}
     entry = None
     for name, is_entry, lines in _blocks(text):
@@ -136,7 +142,7 @@ def parse_hlo(text: str) -> Module:
         computations[name] = computation
         entry = computation if is_entry else entry
     if entry is None:
-        raise ValueError("no ENTRY computation: expected the text of a compiled program, compiled.as_text()")
+        raise HloError("no ENTRY computation: expected the text of a compiled program, compiled.as_text()")
     return Module(computations, entry)
 
 
@@ -160,7 +166,7 @@ def _blocks(text: str) -> Iterator[tuple[str, bool, list[str]]]:
 def _instruction(line: str) -> Instruction:
     match = _NAME.match(line)
     if match is None:
-        raise ValueError(f"not an instruction of HLO text: {line[:200]!r}")
+        raise HloError(f"not an instruction of HLO text: {line[:200]!r}")
     rest = line[match.end() :]
     array = _ARRAY.match(rest)
     end = _closing(rest, 0) + 1 if array is None else array.end()
@@ -185,7 +191,7 @@ def _closing(text: str, opening: int) -> int:
         depth += {"(": 1, ")": -1}.get(text[index], 0)
         if depth == 0:
             return index
-    raise ValueError(f"unbalanced parentheses in HLO text: {text[:200]!r}")
+    raise HloError(f"unbalanced parentheses in HLO text: {text[:200]!r}")
 
 
 def _shape(dtype: str, dims: str, layout: str | None) -> Shape:
