@@ -215,7 +215,8 @@ def check_start(run: Run, state: TrainState) -> None:
         return
     # No more pairs than training has on the devices at a time.
     whole = run.loader.batch(0, sampling_state(run.loader, state))
-    host_batch = jax.tree.map(lambda x: x[:1], whole)
+    fullest = int(whole.weight.sum(axis=1).argmax())
+    host_batch = jax.tree.map(lambda x: x[fullest : fullest + 1], whole)
     batch = run.place(host_batch)
     policy, everywhere = run.program.policy, replicated(run.program.mesh)
     reference_fn = policy.reference_fn(run.config.reference.mode)

@@ -366,7 +366,10 @@ def test_sampling_by_margin_needs_a_loss_with_margins(settings):
     data = settings["data"] | {"sampling": {"strategy": "margin"}}
     message = error_of(settings, loss={"name": "dpo"}, data=data)
     assert "data.sampling.strategy margin follows the violation rates of the margin rule" in message
-    parse_config(settings | {"loss": {"name": "cat_dpo"}, "data": data}, "run.yaml")
+    allowed = {"loss": {"name": "cat_dpo"}, "data": data}
+    message = error_of(settings, **allowed)
+    assert "rows.layout packed fixes the shape of all of them in advance; set rows.layout: padded" in message
+    parse_config(settings | allowed | {"rows": {"layout": "padded"}}, "run.yaml")
 
 
 def test_source_of_mutual_information_needs_a_loss_that_reads_it(settings):

@@ -158,7 +158,7 @@ def test_rewards_of_the_batch_grow_with_margin_beta_and_not_with_beta(folder: Pa
     for beta, margin_beta in ((0.1, 0.25), (0.1, 0.5), (0.4, 0.5)):
         loss = {**modpo(folder / "run", margin_beta), "beta": beta}
         parsed = parse_config(settings(folder, loss=loss), "margin")
-        batches.append(prepare(parsed, tmp_path, jax.devices()[:1]).loader().batch(0).scores)
+        batches.append(prepare(parsed, tmp_path, jax.devices()[:1]).loader.batch(0).scores[0])
     assert np.abs(batches[0]).max() > 0.1
     np.testing.assert_array_equal(batches[1], 2 * batches[0])
     np.testing.assert_array_equal(batches[2], batches[1])

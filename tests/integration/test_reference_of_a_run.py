@@ -110,7 +110,8 @@ def test_short_run_computes_only_the_pairs_that_it_sees(tmp_path: Path) -> None:
         parse_config(tiny.run_settings(tmp_path, train={"num_steps": 1}), "test"), tmp_path / "run", ONE
     )
     known = np.isfinite(run.data.train.reference_logps).all(axis=1)
-    assert set(np.flatnonzero(known)) == set(run.loader().indices(0))
+    seen = run.loader.indices(0)
+    assert set(np.flatnonzero(known)) == set(seen[seen >= 0])
 
 
 @pytest.mark.parametrize(
