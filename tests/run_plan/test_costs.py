@@ -7,6 +7,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxalign.run.plan.costs import Collective, Costs, count_costs
+from jaxalign.run.plan.estimate import no_persistent_cache
 from jaxalign.run.plan.hlo import HloError, parse_hlo
 from tests.run_plan.conftest import module_of
 
@@ -133,7 +134,8 @@ def layers_on(devices, num_layers, width, inner):
     x = placed((rows, tokens, width), "fsdp")
     shardings = jax.tree.map(lambda w: w.sharding, weights)
     step = jax.jit(jax.grad(loss), out_shardings=shardings)
-    text = step.lower(weights, x).compile().as_text()
+    with no_persistent_cache():
+        text = step.lower(weights, x).compile().as_text()
     return text, 2 * 2 * tokens * width * inner * num_layers
 
 
@@ -160,7 +162,8 @@ def test_cost_analysis_of_the_compiler_counts_a_loop_once(v5e4):
 
     def flops(length):
         step = jax.jit(lambda x: lax.scan(lambda y, _: (y @ x, None), x, None, length=length)[0])
-        compiled = step.lower(x).compile()
+        with no_persistent_cache():
+            compiled = step.lower(x).compile()
         return compiled.cost_analysis()["flops"], count_costs(parse_hlo(compiled.as_text()), 1).flops
 
     theirs, ours = flops(100)

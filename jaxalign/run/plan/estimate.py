@@ -1,12 +1,15 @@
 """Compiles the train step of a configuration for a slice of TPUs, and reads off what it would need and do there."""
 
+import contextlib
 import dataclasses
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxalign.config import Config, ConfigError
 from jaxalign.models.config import DecoderConfig
@@ -105,7 +108,8 @@ def estimate_step(
         compile_seconds=0.0,
     )
     try:
-        compiled = lowered.compile()
+        with no_persistent_cache():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         lacking = _lacking(str(error))
         if lacking is None:
@@ -121,6 +125,19 @@ def estimate_step(
         compile_seconds=seconds,
         **_timing(costs, topology, list(mesh.devices.flat)),
     )
+
+
+@contextlib.contextmanager
+def no_persistent_cache() -> Iterator[None]:
+    """Programs for devices that are not here can be written to jax's cache, but not read from it again."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # whether it is used is remembered
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def _known_memory(program: Program, batch: Any) -> dict[str, int]:

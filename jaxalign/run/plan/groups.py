@@ -54,9 +54,7 @@ def _mesh_groups(mesh: str, ids: str | None, axes: str) -> list[list[int]]:
         parts[name] = [(1, first), (first, length), (first * length, sizes[name] // (first * length))]
         wanted.append((name, first if size else 1))
     split = [(name, before, size) for name in sizes for before, size in parts[name]]
-    numbers = (
-        np.arange(math.prod(sizes.values())) if ids is None else np.array([int(n) for n in ids.split(",")])
-    )
+    numbers = np.arange(math.prod(sizes.values())) if ids is None else _device_ids(ids)
     numbers = numbers.reshape([size for _, _, size in split])
     along = [i for i, (name, before, size) in enumerate(split) if (name, before) in wanted and size > 1]
     across = [i for i in range(len(split)) if i not in along]
