@@ -165,7 +165,8 @@ def test_wrong_shape_raises_and_names_the_argument(shapes, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"chunk_size": 0}, "chunk_size: got 0, expected at least 1 position"),
+        ({"chunk_size": 0}, "chunk_size: got 0, expected an integer of at least 1 position"),
+        ({"chunk_size": 2.0}, "chunk_size: got 2.0, expected an integer of at least 1 position"),
         ({"soft_cap": 0.0}, "soft_cap: got 0.0, expected a positive number, or None"),
         ({"soft_cap": float("nan")}, "soft_cap: got nan, expected a positive number, or None"),
     ],
@@ -175,10 +176,12 @@ def test_option_out_of_range_raises_and_is_named(options, message):
         token_logps(*inputs(), **options)
 
 
-def test_targets_that_are_no_integers_raise():
+def test_arrays_of_the_wrong_kind_raise_and_are_named():
     hidden, head, targets = inputs()
     with pytest.raises(ValueError, match="targets: got dtype float32, expected integer token ids"):
         token_logps(hidden, head, targets.astype(jnp.float32))
+    with pytest.raises(ValueError, match="hidden: got dtype int32, expected floating-point states"):
+        token_logps(hidden.astype(jnp.int32), head, targets)
 
 
 def test_split_vocabulary_and_batch_equal_one_device():
