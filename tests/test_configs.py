@@ -14,6 +14,7 @@ from jaxalign.config import dump_config, load_config, parse_config
 from jaxalign.config.schema import Config
 from jaxalign.data.packing import RowShape
 from jaxalign.models.config import decoder_config_from_hf
+from jaxalign.models.presets import ARCHITECTURES
 from jaxalign.run.dry_run import memory_estimate
 from jaxalign.run.policy import make_policy
 from jaxalign.run.program import abstract_batch
@@ -26,30 +27,13 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 CONFIGS = [path for path in FILES if not path.stem.endswith("_base")]
 BASELINES = [path for path in CONFIGS if path.parent.name == "baselines"]
-LLAMA3_8B = {
-    "model_type": "llama",
-    "vocab_size": 128256,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
+DEVICES = {
+    "llama3_8b_full_tpu": 64,
+    "llama3_70b_lora_tpu": 64,
+    "llama3_8b_lora_h100": 8,
+    "smollm2_tpu": 4,
+    "quickstart": 1,
 }
-SMOLLM2 = {
-    **LLAMA3_8B,
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "rope_theta": 100000.0,
-    "tie_word_embeddings": True,
-}
-DEVICES = {"llama3_8b_full_tpu": 64, "llama3_8b_lora_h100": 8, "quickstart": 1}
 
 
 def load(path: Path) -> tuple[Config, int]:
@@ -60,7 +44,8 @@ def load(path: Path) -> tuple[Config, int]:
 
 
 def architecture(config: Config) -> dict[str, object]:
-    return SMOLLM2 if "SmolLM2" in config.model.path.name else LLAMA3_8B
+    names = {"SmolLM2": "smollm2-135m", "70B": "llama3-70b", "8B": "llama3-8b"}
+    return ARCHITECTURES[next(name for part, name in names.items() if part in config.model.path.name)]
 
 
 def logps_of_a_decoder(params: Any, frozen: Any, batch: PairBatch) -> jax.Array:
@@ -120,7 +105,7 @@ def test_train_step_keeps_the_state(path: Path) -> None:
     base = policy.decoder.abstract_params()
     whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(base))
     name = "frozen parameters" if config.model.lora else "trained parameters"
-    assert estimate[name] == pytest.approx(whole / num_devices, rel=0.05)
+    assert estimate[name] == pytest.approx(whole / math.prod(config.mesh.shape(num_devices)[1:]), rel=0.05)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
