@@ -43,7 +43,7 @@ def estimate(config):
         workload=assumed_workload(config, MODEL, 8, 16, groups=8, multiple=16),
         memory={"trained parameters": 2 * GIB, "activations and other temporaries": 3 * GIB},
         required_flops=int(197e12),
-        costs=Costs(int(2 * 197e12), int(819e9), (), 0, 0),
+        costs=Costs(int(2 * 197e12), int(197e11), int(819e9), (), 0, 0),
         collectives={},
         seconds={"compute": 2.0, "memory": 1.0, "interconnect": 1.0},
         compile_seconds=3.0,

@@ -46,11 +46,12 @@ class Collective:
 class Costs:
     """Of one device in one run of the program.
 
-    flops are those of matrix products and of attention kernels; bytes those read from and written to main memory.
-    unknown_loops were counted once, unknown_kernels not at all.
+    flops are those of matrix products, kernel_flops those among them of attention kernels; bytes are read from and
+    written to main memory. unknown_loops were counted once, unknown_kernels not at all.
     """
 
     flops: int
+    kernel_flops: int
     bytes: int
     collectives: tuple[Collective, ...]
     unknown_loops: int
@@ -59,18 +60,22 @@ class Costs:
 
 def count_costs(module: Module, num_devices: int) -> Costs:
     """The costs of a module that was compiled for so many devices."""
-    flops = moved = kernels = 0
+    flops = kernel_flops = moved = unknown_kernels = 0
     collectives: list[Collective] = []
     runs, unknown_loops = module.runs()
     for computation, times in runs:
         found = list(_collectives(module, computation, num_devices))
         collectives += [dataclasses.replace(c, bytes=c.bytes * times, times=times) for c in found]
         for owner, instruction in _nested(module, computation):
-            if _is_kernel(instruction) and not (of_kernel := _kernel_flops(owner, instruction)):
-                kernels += times
-            flops += times * (of_kernel if _is_kernel(instruction) else _matrix_flops(owner, instruction))
+            if _is_kernel(instruction):
+                of_kernel = _kernel_flops(owner, instruction)
+                kernel_flops += times * of_kernel
+                unknown_kernels += 0 if of_kernel else times
+            flops += times * _matrix_flops(owner, instruction)
         moved += times * sum(_moved(module, computation, i) for i in computation.instructions.values())
-    return Costs(flops, moved, tuple(collectives), unknown_loops, kernels)
+    return Costs(
+        flops + kernel_flops, kernel_flops, moved, tuple(collectives), unknown_loops, unknown_kernels
+    )
 
 
 def _nested(module: Module, computation: Computation) -> Iterator[tuple[Computation, Instruction]]:

@@ -122,6 +122,7 @@ def _work_table(estimate: Estimate) -> Table:
     table.add_column("devices in a group", justify="right")
     table.add_row("FLOPs that must be done", count_text(estimate.required_flops), "", "")
     table.add_row("FLOPs of the program", count_text(estimate.costs.flops), "", "")
+    table.add_row("of these in attention kernels", count_text(estimate.costs.kernel_flops), "", "")
     table.add_row("bytes of memory moved", size_text(estimate.costs.bytes), "", "")
     for kind, total in sorted(estimate.collectives.items()):
         sizes = ", ".join(map(str, total.group_sizes))
@@ -157,6 +158,7 @@ def as_dict(config: Config, estimate: Estimate) -> dict[str, Any]:
         "flops": {
             "required": estimate.required_flops,
             "compiled": estimate.costs and estimate.costs.flops,
+            "attention_kernels": estimate.costs and estimate.costs.kernel_flops,
         },
         "bytes_moved": estimate.costs and estimate.costs.bytes,
         "collectives": {kind: dataclasses.asdict(total) for kind, total in estimate.collectives.items()},
