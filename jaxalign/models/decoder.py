@@ -67,12 +67,14 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, L, in] -> [N, L, out]."""
         dtype = self.spec.compute_dtype
-        y = x @ self.kernel[...].astype(dtype)
+        tokens = x.reshape(-1, x.shape[2])  # or the gradient of the kernel would transpose its inputs (CPU)
+        y = tokens @ self.kernel[...].astype(dtype)
         if self.has_bias:
-            y += self.bias[...].astype(dtype)[None, None]
+            y += self.bias[...].astype(dtype)[None]
         if self.lora is not None:
-            y += self.lora.scale * ((x @ self.lora_a[...].astype(dtype)) @ self.lora_b[...].astype(dtype))
-        return y
+            low = tokens @ self.lora_a[...].astype(dtype)
+            y += self.lora.scale * (low @ self.lora_b[...].astype(dtype))
+        return y.reshape(*x.shape[:2], -1)
 
 
 class RMSNorm(nnx.Module):
