@@ -24,7 +24,8 @@ from jaxalign.parallel import (
     with_shardings,
 )
 from jaxalign.run.manifest import model_fingerprint, read_manifest
-from jaxalign.run.policy import LogpsPass, Policy, make_policy
+from jaxalign.run.logps_pass import LogpsPass
+from jaxalign.run.policy import Policy, make_policy
 from jaxalign.training.checkpoint import Checkpointer
 
 

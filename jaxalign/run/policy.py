@@ -3,27 +3,22 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxalign.batch import PairBatch
 from jaxalign.config import ConfigError
 from jaxalign.config.schema import ModelConfig
-from jaxalign.data.dataset import TokenizedDataset
-from jaxalign.data.loader import PairLoader
-from jaxalign.data.settings import RowsConfig
 from jaxalign.models.config import DecoderConfig
 from jaxalign.models.functional import DecoderFns, build_decoder
 from jaxalign.ops.attention import Attention, default_implementation, make_attention, supported
 from jaxalign.ops.token_logps import token_logps
-from jaxalign.parallel import batch_sharding, make_constrain, num_groups, put_global, replicated
+from jaxalign.parallel import make_constrain
 from jaxalign.parallel.kernels import MeshAttention, head_on_mesh
-from jaxalign.progress import Stage
 from jaxalign.training.logps import HeadFn, pair_logps, without_prompts
 from jaxalign.training.step import ReferenceFn, precomputed_reference
 
@@ -131,79 +126,6 @@ def _attention(
         name = "blockwise"
     kernel = make_attention(name, sliding_window=architecture.sliding_window)
     return kernel if mesh is None else MeshAttention(kernel=kernel, mesh=mesh)
-
-
-class LogpsPass:
-    """Forward passes over whole data sets, compiled once per data set."""
-
-    def __init__(
-        self,
-        logps: Callable[[Any, Any, PairBatch], jax.Array],
-        mesh: Mesh,
-        batch_size: int,
-        rows: RowsConfig,
-        *,
-        show: bool,
-    ) -> None:
-        self._logps = jax.jit(
-            lambda params, frozen, batch: logps(params, frozen, jax.tree.map(lambda x: x[0], batch)),
-            out_shardings=replicated(mesh),
-        )
-        self._mesh, self._batch_size, self._rows, self._show = mesh, batch_size, rows, show
-
-    def __call__(
-        self,
-        params: Any,
-        frozen: Any,
-        dataset: TokenizedDataset,
-        *,
-        label: str,
-        known: np.ndarray | None = None,
-        on_progress: Callable[[np.ndarray, np.ndarray], None] | None = None,
-    ) -> np.ndarray:
-        """[n, 2] float32 log-probs of all pairs in the order of the data set.
-
-        Batches whose pairs are all finite in `known` [n, 2] are taken from there; the others are the same as ever.
-        `on_progress` is given the rows [m] that are new and their log-probs [m, 2], after each batch.
-        """
-        loader = PairLoader(
-            dataset,
-            batch_size=min(self._batch_size, -(-len(dataset) // (parts := num_groups(self._mesh))) * parts),
-            rows=self._rows,
-            num_groups=parts,
-            multiple=row_multiple(platform_of(self._mesh)),
-            num_epochs=1,
-        )
-        logps = np.full((len(dataset), 2), np.nan, np.float32) if known is None else known.copy()
-        indices = [loader.indices(step) for step in range(loader.num_steps)]
-        steps = [i for i, index in enumerate(indices) if not np.isfinite(logps[index[index >= 0]]).all()]
-        done = len(dataset) - sum(int((indices[i] >= 0).sum()) for i in steps)
-        with Stage(label, len(dataset), completed=done, enabled=self._show) as stage:
-            for index, values in self._batches(params, frozen, map(loader.batch, steps)):
-                logps[index] = values
-                if on_progress is not None:
-                    on_progress(index, values)
-                stage.advance(len(index))
-        return logps
-
-    def _batches(
-        self, params: Any, frozen: Any, batches: Iterable[PairBatch]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rows and their log-probs, batch by batch; the devices are given the next batch before one is fetched."""
-        pending: tuple[np.ndarray, jax.Array] | None = None
-        for batch in batches:
-            (index,) = batch.index
-            started = (index, self._logps(params, frozen, put_global(batch, batch_sharding(self._mesh))))
-            if pending is not None:
-                yield _real(*pending)
-            pending = started
-        if pending is not None:
-            yield _real(*pending)
-
-
-def _real(index: np.ndarray, logps: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Without the pairs of padding."""
-    return index[index >= 0], np.asarray(logps)[index >= 0]
 
 
 def platform_of(mesh: Mesh) -> str:

@@ -16,7 +16,7 @@ from jaxalign.config import Config
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.data.loader import PairLoader
 from jaxalign.parallel import agree_on_text, is_main_process
-from jaxalign.run.policy import LogpsPass
+from jaxalign.run.logps_pass import LogpsPass
 from jaxalign.training.reference import (
     PASSES,
     ReferenceMismatchError,

@@ -22,7 +22,8 @@ from jaxalign.run.checks import limited_heldout, usable_data
 from jaxalign.run.data import RunData, load_data, load_tokenizer
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import check_margin_model, margin_model_fingerprint, margin_rewards
-from jaxalign.run.policy import LogpsPass, platform_of, row_multiple
+from jaxalign.run.logps_pass import LogpsPass
+from jaxalign.run.policy import platform_of, row_multiple
 from jaxalign.run.program import Program, build_program, frozen_parameters
 from jaxalign.run.reference import reference_ingredients, visited_rows, with_reference
 from jaxalign.training.loop import sampling_state

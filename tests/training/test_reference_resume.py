@@ -14,7 +14,7 @@ import pytest
 
 from jaxalign.data.settings import RowsConfig
 from jaxalign.parallel import MeshConfig, make_mesh
-from jaxalign.run.policy import LogpsPass
+from jaxalign.run.logps_pass import LogpsPass
 from jaxalign.run.reference import with_reference
 from jaxalign.training import reference
 from jaxalign.training.logps import sum_by_response
