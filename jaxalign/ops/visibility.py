@@ -23,8 +23,10 @@ def is_visible(
     query's own: it counts along the sequence, not along the row, where another branch may lie between.
 
     Args:
-        query, key: the places of the queries and of the keys.
-        query_index, key_index: their columns in the row.
+        query: the places of the queries.
+        key: the places of the keys.
+        query_index: columns of the queries in the row.
+        key_index: columns of the keys in the row.
         sliding_window: number of latest positions that a query sees, its own included; None for all.
     """
     visible = (query.segment == key.segment) & (key_index <= query_index)

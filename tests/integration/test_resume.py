@@ -209,7 +209,8 @@ def test_divergence_stops_with_step_and_categories_and_keeps_the_last_good_check
 
     monkeypatch.setattr(train_module, "prepare", broken)
     with pytest.raises(
-        DivergedError, match=r"2 steps in a row were not finite, the last is step 4; loss not finite in: .*Kept: checkpoint 2"
+        DivergedError,
+        match=r"2 steps in a row were not finite, the last is step 4; loss not finite in: .*Kept: checkpoint 2",
     ):
         train(parse_config(with_limit(settings, 2), "test"), tmp_path, jax.devices()[:1])
     lines = metrics(tmp_path)
