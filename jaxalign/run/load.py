@@ -23,8 +23,8 @@ from jaxalign.parallel import (
     tree_shardings,
     with_shardings,
 )
-from jaxalign.run.manifest import model_fingerprint, read_manifest
 from jaxalign.run.logps_pass import LogpsPass
+from jaxalign.run.manifest import model_fingerprint, read_manifest
 from jaxalign.run.policy import Policy, make_policy
 from jaxalign.training.checkpoint import Checkpointer
 

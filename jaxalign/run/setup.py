@@ -20,9 +20,9 @@ from jaxalign.parallel import batch_sharding, is_main_process, make_mesh, num_gr
 from jaxalign.progress import StageTimes
 from jaxalign.run.checks import limited_heldout, usable_data
 from jaxalign.run.data import RunData, load_data, load_tokenizer
+from jaxalign.run.logps_pass import LogpsPass
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import check_margin_model, margin_model_fingerprint, margin_rewards
-from jaxalign.run.logps_pass import LogpsPass
 from jaxalign.run.policy import platform_of, row_multiple
 from jaxalign.run.program import Program, build_program, frozen_parameters
 from jaxalign.run.reference import reference_ingredients, visited_rows, with_reference
