@@ -6,8 +6,9 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxalign.run.plan.costs import Collective, Costs, count_costs
-from jaxalign.run.plan.estimate import no_persistent_cache
+from jaxalign.run.plan.collectives import Collective
+from jaxalign.run.plan.compile import no_persistent_cache
+from jaxalign.run.plan.costs import Costs, count_costs
 from jaxalign.run.plan.hlo import HloError, parse_hlo
 from tests.run_plan.conftest import module_of
 

@@ -32,7 +32,12 @@ def test_notation(name):
 
 
 def test_pairs_of_a_permutation():
-    assert permute_pairs("source_target_pairs={{0,1},{1,0}}, x=1") == [[0, 1], [1, 0]]
+    assert permute_pairs("source_target_pairs={{0,1},{1,0}}, x=1", 2) == [[0, 1], [1, 0]]
+
+
+def test_permutation_without_pairs_is_refused():
+    with pytest.raises(HloError, match="a permutation of 2 devices without pairs"):
+        permute_pairs("channel_id=1", 2)
 
 
 def test_unknown_notation_is_refused():

@@ -10,7 +10,7 @@ import pytest
 
 from jaxalign.errors import JaxalignError
 from jaxalign.parallel.topology import CHIPS, GIB, MissingLibtpuError, Topology, TopologyError, tpu_topology
-from jaxalign.run.plan.estimate import no_persistent_cache
+from jaxalign.run.plan.compile import no_persistent_cache
 
 WRONG = {
     "v4:2x2x1": "unknown chip 'v4', expected one of v5e, v5p, v6e",

@@ -1,27 +1,23 @@
-"""Compiles the train step of a configuration for a slice of TPUs, and reads off what it would need and do there."""
+"""What one step of a configuration needs and does on a slice of TPUs, from the program that the TPUs would run."""
 
-import contextlib
-import dataclasses
-import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh
 
 from jaxalign.config import Config, ConfigError
 from jaxalign.models.config import DecoderConfig
-from jaxalign.parallel import AXES, device_bytes, make_mesh
+from jaxalign.parallel import AXES, make_mesh
 from jaxalign.parallel.topology import Topology
-from jaxalign.run.plan.costs import Collective, Costs, count_costs
+from jaxalign.run.plan.collectives import Collective
+from jaxalign.run.plan.compile import TooLargeError, compile_step
+from jaxalign.run.plan.costs import Costs, count_costs
 from jaxalign.run.plan.hlo import parse_hlo
+from jaxalign.run.plan.memory import memory_before, memory_of_program
 from jaxalign.run.plan.workload import Workload, required_flops
-from jaxalign.run.program import Program, abstract_batch, build_program
-from jaxalign.training.state import widened
-
-_SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+from jaxalign.run.program import abstract_batch, build_program
 
 
 @dataclass(frozen=True)
@@ -78,115 +74,51 @@ def estimate_step(
     config: Config, architecture: DecoderConfig, topology: Topology, workload: Workload, num_steps: int
 ) -> Estimate:
     """Compile the step for the slice. Raises ConfigError if it does not suit the slice, other than by its memory."""
-    config.check_devices(len(topology.devices))
-    try:
-        mesh = make_mesh(config.mesh, list(topology.devices))
-    except NotImplementedError as error:
-        axes = dict(zip(AXES, config.mesh.shape(len(topology.devices)), strict=True))
-        raise ConfigError(
-            f"mesh {axes} cannot be laid on the chips of {topology.name}: {error}; use sizes that are products of "
-            "its dimensions"
-        ) from error
+    mesh = _mesh_on(topology, config)
     program = build_program(config, architecture, mesh, num_steps)
     alone = None if workload.alone is None else workload.alone.shape
     batch = abstract_batch(config, workload.shape, alone, mesh)
+    before = memory_before(program, batch)
     start = time.monotonic()
-    step = cast(jax.stages.Wrapped, program.step)
-    lowered = step.lower(program.abstract_state, program.abstract_frozen, batch)
-    known = _known_memory(program, batch)
-    estimate = Estimate(
+    costs = None
+    try:
+        compiled = compile_step(program, batch)
+    except TooLargeError as error:
+        memory = before | {"temporaries": max(0, error.needed - sum(before.values()))}
+    else:
+        memory = memory_of_program(program, before, compiled.memory_analysis())
+        costs = count_costs(parse_hlo(compiled.as_text() or ""), len(topology.devices))
+    return Estimate(
         topology=topology,
         mesh=dict(mesh.shape),
         remat=config.model.remat,
         num_micro_batches=config.train.num_micro_batches,
         workload=workload,
-        memory=known,
+        memory=memory,
         required_flops=required_flops(config, architecture, workload) // len(topology.devices),
-        costs=None,
-        collectives={},
-        seconds={},
-        compile_seconds=0.0,
-    )
-    try:
-        with no_persistent_cache():
-            compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        lacking = _lacking(str(error))
-        if lacking is None:
-            raise
-        memory = known | {"temporaries": max(0, lacking - sum(known.values()))}
-        return dataclasses.replace(estimate, memory=memory, compile_seconds=time.monotonic() - start)
-    seconds = time.monotonic() - start
-    costs = count_costs(parse_hlo(compiled.as_text() or ""), len(topology.devices))
-    return dataclasses.replace(
-        estimate,
-        memory=_memory(program, known, compiled.memory_analysis()),
         costs=costs,
-        compile_seconds=seconds,
+        compile_seconds=time.monotonic() - start,
         **_timing(costs, topology, list(mesh.devices.flat)),
     )
 
 
-@contextlib.contextmanager
-def no_persistent_cache() -> Iterator[None]:
-    """Programs for devices that are not here can be written to jax's cache, but not read from it again."""
-    before = jax.config.values["jax_enable_compilation_cache"]
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # whether it is used is remembered
+def _mesh_on(topology: Topology, config: Config) -> Mesh:
+    num_devices = len(topology.devices)
+    config.check_devices(num_devices)
     try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.reset_cache()
+        return make_mesh(config.mesh, list(topology.devices))
+    except NotImplementedError as error:
+        axes = dict(zip(AXES, config.mesh.shape(num_devices), strict=True))
+        raise ConfigError(
+            f"mesh {axes} cannot be laid on the chips of {topology.name}: {error}; use sizes that are products of "
+            "its dimensions"
+        ) from error
 
 
-def _known_memory(program: Program, batch: Any) -> dict[str, int]:
-    """Bytes of what is there before the step, exact from shapes and shardings."""
-    state = program.abstract_state
-    parts = {
-        "trained parameters": state.params,
-        "optimizer state": state.opt_state,
-        "frozen parameters": program.abstract_frozen,
-        "batch": batch,
-    }
-    return {name: _bytes(tree) for name, tree in parts.items()}
-
-
-def _bytes(tree: Any) -> int:
-    return device_bytes(tree, jax.tree.map(lambda x: x.sharding, tree))
-
-
-def _memory(program: Program, known: dict[str, int], analysis: Any) -> dict[str, int]:
-    """All that the compiled program occupies, by part.
-
-    The compiler does not say which of its temporaries are gradients: those of the trained parameters, in float32, are
-    taken to be among them.
-    """
-    params = program.abstract_state.params
-    shardings = jax.tree.map(lambda x: x.sharding, params)
-    gradients = min(device_bytes(jax.eval_shape(widened, params), shardings), analysis.temp_size_in_bytes)
-    return known | {
-        "gradients": gradients,
-        "activations and other temporaries": analysis.temp_size_in_bytes - gradients,
-        # Tiles of arrays are padded, the state holds a few numbers more, and results that reuse no argument.
-        "padding and other results": analysis.argument_size_in_bytes
-        - sum(known.values())
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes,
-        "program": analysis.generated_code_size_in_bytes,
-    }
-
-
-def _lacking(message: str) -> int | None:
-    """Bytes that a program needs which did not fit, None for an error of another kind."""
-    if "RESOURCE_EXHAUSTED" not in message:
-        return None
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of", message) or re.search(r"\(([\d.]+)([KMGT]?)\)", message)
-    return None if found is None else int(float(found[1]) * _SIZES[found[2]])
-
-
-def _timing(costs: Costs, topology: Topology, devices: list[jax.Device]) -> dict[str, Any]:
+def _timing(costs: Costs | None, topology: Topology, devices: list[jax.Device]) -> dict[str, Any]:
     """Lower bounds of the seconds of a step, and its collectives by kind."""
+    if costs is None:
+        return {"collectives": {}, "seconds": {}}
     chip = topology.chip
     by_kind: dict[str, list[tuple[Collective, float]]] = {}
     for collective in costs.collectives:

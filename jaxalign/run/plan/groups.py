@@ -62,8 +62,9 @@ def _mesh_groups(mesh: str, ids: str | None, axes: str) -> list[list[int]]:
     return numbers.transpose(across + along).reshape(-1, length).tolist()
 
 
-def permute_pairs(attributes: str) -> list[list[int]]:
-    """Source and target of each transfer of a collective permutation."""
-    match = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes)
-    found = re.findall(r"\{(\d+),(\d+)\}", match[1] if match else "")
-    return [[int(source), int(target)] for source, target in found]
+def permute_pairs(attributes: str, num_devices: int) -> list[list[int]]:
+    """Source and target of each transfer of a collective permutation. Raises HloError where none are named."""
+    match = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)+)\}", attributes)
+    if match is None:
+        raise HloError(f"a permutation of {num_devices} devices without pairs: {attributes[:200]!r}")
+    return [[int(source), int(target)] for source, target in re.findall(r"\{(\d+),(\d+)\}", match[1])]

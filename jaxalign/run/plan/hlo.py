@@ -109,6 +109,13 @@ class Module:
                 waiting += [(self.computations[name], times * trips) for name in _runs_of(instruction)]
         return found, unknown
 
+    def with_fused(self, computation: Computation) -> Iterator[tuple[Computation, Instruction]]:
+        """Every instruction of a computation with where it stands, also those within fusions."""
+        for instruction in computation.instructions.values():
+            yield computation, instruction
+            if instruction.opcode == "fusion":
+                yield from self.with_fused(self.computations[instruction.called() or ""])
+
     def _trip_count(self, caller: Computation, loop: Instruction) -> int | None:
         """Iterations of a loop: as the compiler says, or from its counter, start and limit."""
         if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
