@@ -8,12 +8,13 @@ from typing import Any, cast
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from jaxalign.errors import JaxalignError
 from jaxalign.run.program import Program
 
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-class TooLargeError(Exception):
+class TooLargeError(JaxalignError):
     """The compiler found no room for a program that needs so many bytes of memory on each device."""
 
     def __init__(self, needed: int) -> None:
