@@ -88,9 +88,15 @@ def test_what_does_not_fit_is_recomputed_then_split(config, estimate):
 
 def test_interconnect_asks_for_fewer_micro_batches(config, estimate):
     slow = changed(estimate, seconds={"compute": 1.0, "memory": 1.0, "interconnect": 2.0})
-    assert first_change(config, slow).startswith("train.num_micro_batches: 1, as weights cross the mesh")
+    assert first_change(config, slow).startswith("train.num_micro_batches: 1, as weights are moved once")
     once = config.model_copy(update={"train": config.train.model_copy(update={"num_micro_batches": 1})})
     assert first_change(once, slow).startswith("a larger train.batch_size")
+    wide = changed(slow, mesh={"data": 1, "fsdp": 64, "tensor": 1})
+    assert first_change(once, wide).startswith(
+        "mesh.fsdp: 16 with mesh.data: 4: of transfers between 64 devices"
+    )
+    split = changed(slow, mesh={"data": 1, "fsdp": 8, "tensor": 8})
+    assert first_change(once, split) == "mesh.tensor: 4 with mesh.fsdp: 16"
 
 
 def test_printed_figures_are_called_bounds(config, estimate):

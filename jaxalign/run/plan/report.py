@@ -8,9 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxalign.config import Config
+from jaxalign.parallel import AXES
 from jaxalign.run.plan.estimate import Estimate
 
 MAX_TENSOR = 8  # beyond that activations cross the mesh more than weights would
+WIDE = 16  # over at most so many devices the compiler is seen to gather and to scatter, also on cubes
+ROOMY = 0.6  # less than this share of the memory in use leaves room for something that needs more
 
 NOTE = (
     "Bounds, not measurements: a step takes at least as long as the slowest of the three would take at the full rate "
@@ -51,34 +54,42 @@ def verdict(estimate: Estimate) -> str:
 
 def first_change(config: Config, estimate: Estimate) -> str:
     """The first thing to try, by what is in the way; not tried here."""
-    micro, parts = config.micro_batch_size(), estimate.mesh["data"] * estimate.mesh["fsdp"]
-    more = config.train.num_micro_batches * 2
-    can_split = not config.loss.batch_level and micro % (2 * parts) == 0
-    if not estimate.fits:
-        if estimate.remat != "full":
-            return "model.remat: full"
-        if can_split:
-            return f"train.num_micro_batches: {more}"
-        if estimate.mesh["data"] > 1:
-            return f"mesh.fsdp: {parts} with mesh.data: 1, so that no device holds a whole copy"
-        if estimate.mesh["tensor"] < MAX_TENSOR and estimate.mesh["fsdp"] % 2 == 0:
-            return f"mesh.tensor: {2 * estimate.mesh['tensor']} with mesh.fsdp: {parts // 2}"
-        return "a larger slice, or shorter data.max_prompt_length and data.max_response_length"
+    return _to_be_faster(config, estimate) if estimate.fits else _to_fit(config, estimate)
+
+
+def _to_fit(config: Config, estimate: Estimate) -> str:
+    data, fsdp, tensor = (estimate.mesh[axis] for axis in AXES)
+    if estimate.remat != "full":
+        return "model.remat: full"
+    if config.micro_batch_size() % (2 * data * fsdp) == 0 and not config.loss.batch_level:
+        return f"train.num_micro_batches: {2 * config.train.num_micro_batches}"
+    if data > 1:
+        return f"mesh.fsdp: {data * fsdp} with mesh.data: 1, so that no device holds a whole copy"
+    if tensor < MAX_TENSOR and fsdp % 2 == 0:
+        return f"mesh.tensor: {2 * tensor} with mesh.fsdp: {fsdp // 2}"
+    return "a larger slice, or shorter data.max_prompt_length and data.max_response_length"
+
+
+def _to_be_faster(config: Config, estimate: Estimate) -> str:
+    data, fsdp, tensor = (estimate.mesh[axis] for axis in AXES)
+    roomy = estimate.needed < ROOMY * estimate.topology.chip.hbm_bytes
+    micro = config.train.num_micro_batches
+    if estimate.bound_by != "compute" and micro > 1 and roomy:
+        return f"train.num_micro_batches: {micro // 2}, as weights are moved once in each of them"
     if estimate.bound_by == "interconnect":
-        if config.train.num_micro_batches > 1 and not _tight(estimate):
-            return f"train.num_micro_batches: {more // 4}, as weights cross the mesh once in each of them"
-        if estimate.mesh["tensor"] > 1:
-            return f"mesh.tensor: {estimate.mesh['tensor'] // 2}"
+        if tensor > 1:
+            return f"mesh.tensor: {tensor // 2} with mesh.fsdp: {2 * fsdp}"
+        if fsdp > WIDE and "all-gather" not in estimate.collectives:
+            return (
+                f"mesh.fsdp: {WIDE} with mesh.data: {data * fsdp // WIDE}: of transfers between {fsdp} devices the "
+                "compiler makes all-reduces here, twice the bytes"
+            )
         return "a larger train.batch_size, so that each device computes more for the weights that it receives"
-    if estimate.remat == "full" and not _tight(estimate):
+    if estimate.remat == "full" and roomy:
         return "model.remat: dots, which recomputes less and needs more memory"
     if estimate.bound_by == "memory":
-        return "fewer train.num_micro_batches, so that weights are read less often" if more > 2 else "none"
+        return "none that is known to help"
     return "none: compute is the limit, as it should be"
-
-
-def _tight(estimate: Estimate) -> bool:
-    return estimate.needed > 0.6 * estimate.topology.chip.hbm_bytes
 
 
 def print_estimate(config: Config, estimate: Estimate, console: Console) -> None:
