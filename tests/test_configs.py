@@ -45,7 +45,8 @@ def load(path: Path) -> tuple[Config, int]:
 
 def architecture(config: Config) -> dict[str, object]:
     names = {"SmolLM2": "smollm2-135m", "70B": "llama3-70b", "8B": "llama3-8b"}
-    return ARCHITECTURES[next(name for part, name in names.items() if part in config.model.path.name)]
+    name = config.model.path.name  # that of a stage before names no model: it is of the 8B recipes
+    return ARCHITECTURES[next((names[part] for part in names if part in name), "llama3-8b")]
 
 
 def logps_of_a_decoder(params: Any, frozen: Any, batch: PairBatch) -> jax.Array:
