@@ -121,6 +121,7 @@ def search_slice(
             f"tried {_settings(candidate)}: {bound}, {size_text(estimate.needed)}, "
             f"{estimate.compile_seconds:.0f} s to compile",
             highlight=False,
+            soft_wrap=True,
         )
 
     return search(
@@ -133,8 +134,8 @@ def search_slice(
 
 
 def _settings(config: Config) -> str:
-    mesh = ", ".join(f"{axis}: {size}" for axis, size in config.mesh.model_dump().items())
-    return f"mesh {{{mesh}}}, remat {config.model.remat}, num_micro_batches {config.train.num_micro_batches}"
+    mesh = " x ".join(f"{axis} {size}" for axis, size in config.mesh.model_dump().items() if size != 1)
+    return f"{mesh or 'data 1'}, remat {config.model.remat}, {config.train.num_micro_batches} micro-batches"
 
 
 def _search_table(found: Sequence[tuple[Config, Estimate]]) -> Table:

@@ -100,19 +100,20 @@ def print_estimate(config: Config, estimate: Estimate, console: Console) -> None
         f"{estimate.num_micro_batches} x {shape.num_rows} rows of {shape.length} tokens; "
         f"compiled in {estimate.compile_seconds:.0f} s",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(_memory_table(estimate))
     if estimate.costs is not None:
         console.print(_work_table(estimate))
         console.print(_bound_table(estimate))
-        console.print(NOTE, style="dim")
+        console.print(NOTE, style="dim", soft_wrap=True)
         if estimate.costs.unknown_loops or estimate.costs.unknown_kernels:
             console.print(
                 f"{estimate.costs.unknown_loops} loops of unknown length were counted once, "
                 f"{estimate.costs.unknown_kernels} runs of unknown kernels not at all"
             )
-    console.print(f"verdict       {verdict(estimate)}", highlight=False)
-    console.print(f"first change  {first_change(config, estimate)}", highlight=False)
+    console.print(f"verdict       {verdict(estimate)}", highlight=False, soft_wrap=True)
+    console.print(f"first change  {first_change(config, estimate)}", highlight=False, soft_wrap=True)
 
 
 def _memory_table(estimate: Estimate) -> Table:
