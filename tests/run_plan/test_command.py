@@ -85,6 +85,19 @@ def test_weights_are_received_in_both_directions(figures):
     assert received > 3 * layers * 3 / 4
 
 
+def test_attention_kernels_do_at_least_what_is_seen(figures):
+    """Every response of 32 tokens sees its prompt of 64; two products forward, four backward, in three layers."""
+    seen = 8 * (2 * 96 * 97 // 2 - 64 * 65 // 2)
+    assert figures["flops"]["attention_kernels"] > 3 * 4 * seen * 3 * 2 * 64 / 4
+
+
+def test_transfers_take_as_long_as_the_links_of_a_corner_allow(figures):
+    whole = [total for total in figures["collectives"].values() if total["group_sizes"] == [4]]
+    assert whole
+    for total in whole:
+        assert total["seconds"] == pytest.approx(total["bytes"] / (2 * 50e9))
+
+
 def test_what_does_not_fit_says_so_with_status_one(folder, v5e4):
     code, output = run_plan(
         folder,
