@@ -13,7 +13,7 @@ from jaxalign.config import Config, parse_config
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.data.loader import PairLoader
 from jaxalign.models.config import decoder_config_from_hf
-from jaxalign.parallel import batch_sharding, make_mesh, num_groups, put_global
+from jaxalign.parallel import batch_sharding, make_mesh, num_groups, put_global, shardings_of
 from jaxalign.run.program import Program, abstract_batch, build_program
 
 
@@ -80,7 +80,7 @@ class Synthetic:
         base = _random_like(program.abstract_base)
         lora = program.policy.decoder.lora
         trained = base if lora is None else program.policy.decoder.init_lora(jax.random.key(0))
-        shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state)
+        shardings = shardings_of(program.abstract_state)
         state = jax.jit(program.make_state, out_shardings=shardings)(trained)
         batch = put_global(self.loader.batch(0), batch_sharding(program.mesh))
         return state, {} if lora is None else {"base": base}, batch

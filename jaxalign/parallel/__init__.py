@@ -11,6 +11,7 @@ from jaxalign.parallel.sharding import (
     partition_spec,
     put_global,
     replicated,
+    shardings_of,
     tree_shardings,
     with_shardings,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "partition_spec",
     "put_global",
     "replicated",
+    "shardings_of",
     "start_processes",
     "tree_shardings",
     "with_shardings",

@@ -59,6 +59,11 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
+def shardings_of(tree: Any) -> Any:
+    """The shardings of a tree of arrays, or of ShapeDtypeStructs that carry them."""
+    return jax.tree.map(lambda x: x.sharding, tree)
+
+
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from jaxalign.config import Config, ConfigError
 from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.data.loader import PairLoader
 from jaxalign.data.packing import RowShape
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.parallel import AXES, device_bytes, num_groups, tree_shardings
@@ -18,7 +19,7 @@ from jaxalign.run.data import load_data, load_tokenizer
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import check_margin_model, margin_model_bytes
 from jaxalign.run.policy import Policy, make_policy, row_multiple
-from jaxalign.run.setup import count_steps, make_loader
+from jaxalign.run.setup import make_loader
 from jaxalign.run.workdir import run_to_resume
 from jaxalign.training.loss_settings import ModpoConfig
 from jaxalign.training.optimizer import make_optimizer, make_schedule
@@ -46,9 +47,9 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
         fingerprint = model_fingerprint(checkpoint)
         check_margin_model(config.loss.margin_model, config.model, checkpoint, tokenizer, fingerprint)
     show_pairs(data.train, tokenizer, console)
-    steps = count_steps(config, len(data.train))
     here = num_devices == jax.device_count()
-    shape, padding = row_shape(config, data.train, steps, num_devices, here=here)
+    loader = loader_for(config, data.train, num_devices, here=here)
+    steps, shape, padding = loader.num_steps, loader.shape, loader.padding
     console.print(
         f"{steps} steps of at most {config.train.batch_size} pairs: {config.train.num_micro_batches} x "
         f"{shape.num_rows} rows of {shape.length} tokens"
@@ -66,14 +67,11 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
     console.print("nothing was found that keeps the configuration from running; nothing was trained")
 
 
-def row_shape(
-    config: Config, train: TokenizedDataset, num_steps: int, num_devices: int, *, here: bool
-) -> tuple[RowShape, float | None]:
-    """The rows of a micro-batch as training makes them, and the share of padding in them where it is known."""
+def loader_for(config: Config, train: TokenizedDataset, num_devices: int, *, here: bool) -> PairLoader:
+    """The batches as training on that many devices makes them."""
     on_cpu = here and jax.default_backend() == "cpu"
     groups = num_groups(abstract_mesh(config.mesh, num_devices))
-    loader = make_loader(config, train, num_steps, groups, row_multiple("cpu" if on_cpu else "tpu"))
-    return loader.shape, loader.padding
+    return make_loader(config, train, groups, row_multiple("cpu" if on_cpu else "tpu"))
 
 
 def show_pairs(dataset: TokenizedDataset, tokenizer: Any, console: Console) -> None:

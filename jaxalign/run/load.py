@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxalign.config import Config, ConfigError, parse_config
 from jaxalign.config.schema import ModelConfig
 from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.data.packing import round_up
 from jaxalign.data.settings import RowsConfig
 from jaxalign.hf.checkpoint import Checkpoint
 from jaxalign.hf.read import open_checkpoint
@@ -58,8 +59,7 @@ class LoadedModel:
 
         Batches are those of `batch_size`, rounded up to spread over the devices.
         """
-        parts = num_groups(self.mesh)
-        batch_size = -(-batch_size // parts) * parts
+        batch_size = round_up(batch_size, num_groups(self.mesh))
         logps = self.policy.model_logps
         forward = LogpsPass(logps, self.mesh, batch_size, RowsConfig(), show=is_main_process())
         return forward(self.params, lora_params, dataset, label=label)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxalign.batch import PairBatch
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.data.loader import PairLoader
+from jaxalign.data.packing import round_up
 from jaxalign.data.settings import RowsConfig
 from jaxalign.parallel import batch_sharding, num_groups, put_global, replicated
 from jaxalign.progress import Stage
@@ -71,7 +72,7 @@ class LogpsPass:
             parts = num_groups(self._mesh)
             self._last = PairLoader(
                 dataset,
-                batch_size=min(self._batch_size, -(-len(dataset) // parts) * parts),
+                batch_size=min(self._batch_size, round_up(len(dataset), parts)),
                 rows=self._rows,
                 num_groups=parts,
                 multiple=row_multiple(platform_of(self._mesh)),

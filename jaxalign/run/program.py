@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,10 +39,10 @@ class Program:
     abstract_frozen: Any
     abstract_state: TrainState
 
-    @property
-    def trainable_shardings(self) -> Any:
-        """Shardings of what trains."""
-        return jax.tree.map(lambda x: x.sharding, self.abstract_state.params)
+    def lower(self, batch: PairBatch) -> jax.stages.Lowered:
+        """The step for a batch of shapes, ready to compile: neither data nor weights are needed."""
+        jitted = cast(jax.stages.Wrapped, self.step)
+        return jitted.lower(self.abstract_state, self.abstract_frozen, batch)
 
 
 def build_program(config: Config, architecture: DecoderConfig, mesh: Mesh, num_steps: int) -> Program:

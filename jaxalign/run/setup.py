@@ -16,7 +16,15 @@ from jaxalign.data.loader import PairLoader
 from jaxalign.hf.checkpoint import Checkpoint, tokenizer_fingerprint
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.losses import dpo_loss
-from jaxalign.parallel import batch_sharding, is_main_process, make_mesh, num_groups, put_global, replicated
+from jaxalign.parallel import (
+    batch_sharding,
+    is_main_process,
+    make_mesh,
+    num_groups,
+    put_global,
+    replicated,
+    shardings_of,
+)
 from jaxalign.progress import StageTimes
 from jaxalign.run.checks import limited_heldout, usable_data
 from jaxalign.run.data import RunData, load_data, load_tokenizer
@@ -59,9 +67,7 @@ class Run:
         return self.policy_pass(params, self.frozen, heldout, label="evaluate held-out pairs")
 
 
-def make_loader(
-    config: Config, train: TokenizedDataset, num_steps: int, groups: int, multiple: int
-) -> PairLoader:
+def make_loader(config: Config, train: TokenizedDataset, groups: int, multiple: int) -> PairLoader:
     """Training batches by step, for that many groups of rows. Raises ConfigError if a pair does not fit into a row."""
     try:
         return PairLoader(
@@ -71,21 +77,14 @@ def make_loader(
             num_micro_batches=config.train.num_micro_batches,
             num_groups=groups,
             multiple=multiple,
-            num_steps=num_steps,
+            num_steps=config.train.num_steps,
+            num_epochs=config.train.num_epochs,
             seed=config.train.seed,
             sampling=config.data.sampling,
             alone=config.adaptive.mi_source == "policy",
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def count_steps(config: Config, num_pairs: int) -> int:
-    """Steps of the whole run."""
-    if config.train.num_steps is not None:
-        return config.train.num_steps
-    assert config.train.num_epochs is not None  # one of the two is given: checked with the configuration
-    return config.train.num_epochs * -(-num_pairs // config.train.batch_size)
 
 
 def prepare(
@@ -103,9 +102,8 @@ def prepare(
     checkpoint = open_checkpoint(config.model.path)
     tokenizer = load_tokenizer(config)
     data = usable_data(limited_heldout(load_data(config.data, tokenizer), config), checkpoint, config)
-    num_steps = count_steps(config, len(data.train))
-    program = build_program(config, checkpoint.config, mesh, num_steps)
-    loader = make_loader(config, data.train, num_steps, num_groups(mesh), row_multiple(platform_of(mesh)))
+    loader = make_loader(config, data.train, num_groups(mesh), row_multiple(platform_of(mesh)))
+    program = build_program(config, checkpoint.config, mesh, loader.num_steps)
     fingerprints = _fingerprints(checkpoint, tokenizer, data)
     times.done("read the data")
     if isinstance(config.loss, ModpoConfig):
@@ -114,7 +112,7 @@ def prepare(
         )
 
     log.info("loading the model from %s", config.model.path)
-    placed = jax.tree.map(lambda x: x.sharding, program.abstract_base)
+    placed = shardings_of(program.abstract_base)
     base = checkpoint.load_params(program.abstract_base, placed, config.model.param_dtype)
     times.done("load the model")
     data = _with_references(config, data, program, base, loader, fingerprints, workdir)
@@ -128,7 +126,7 @@ def prepare(
         config=config,
         program=program,
         data=data,
-        num_steps=num_steps,
+        num_steps=loader.num_steps,
         loader=loader.over(data.train),
         frozen=_frozen(config, base, resuming=resuming),
         new_state=None if resuming else start,
@@ -146,7 +144,7 @@ def _logps_pass(config: Config, program: Program, logps: Callable[..., jax.Array
 
 def _new_state(config: Config, program: Program, base: Any) -> Callable[[], TrainState]:
     """A function that makes the first state; to be called once, as full training donates the base to it."""
-    shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state)
+    shardings = shardings_of(program.abstract_state)
     make = jax.jit(program.make_state, out_shardings=shardings, donate_argnums=0)
     decoder = program.policy.decoder
     if decoder.lora is None:

@@ -15,11 +15,12 @@ from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.parallel import is_main_process
 from jaxalign.run.manifest import check_same, make_manifest, with_resumption, write_json
+from jaxalign.run.program import abstract_batch
 from jaxalign.run.setup import Run, check_start, prepare
 from jaxalign.run.workdir import locked, run_to_resume
 from jaxalign.training.checkpoint import Checkpointer
 from jaxalign.training.log import MetricsLog
-from jaxalign.training.loop import LoopParts, LoopSchedule, run_loop, sampling_state
+from jaxalign.training.loop import LoopParts, LoopSchedule, run_loop
 from jaxalign.training.preemption import stoppable
 from jaxalign.training.state import TrainState
 from jaxalign.training.step import StepFn
@@ -129,9 +130,8 @@ def _compiled_step(run: Run, state: TrainState) -> StepFn:
     """The step for the batches of this run; compiled here, so that the first step takes as long as any other."""
     if int(state.step) == run.num_steps:
         return run.program.step
-    batch = run.place(run.loader.batch(int(state.step), sampling_state(run.loader, state)))
-    jitted: Any = run.program.step
-    return jitted.lower(state, run.frozen, batch).compile()
+    batch = abstract_batch(run.config, run.loader.shape, run.loader.alone_shape, run.program.mesh)
+    return run.program.lower(batch).compile()
 
 
 def _report(run: Run, state: TrainState) -> PreferenceReport | None:

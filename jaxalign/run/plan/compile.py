@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -24,8 +24,7 @@ class TooLargeError(JaxalignError):
 
 def compile_step(program: Program, batch: Any) -> jax.stages.Compiled:
     """The step of a program, for a batch of shapes. Raises TooLargeError."""
-    step = cast(jax.stages.Wrapped, program.step)
-    lowered = step.lower(program.abstract_state, program.abstract_frozen, batch)
+    lowered = program.lower(batch)
     try:
         with no_persistent_cache():
             return lowered.compile()

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jaxalign.parallel import device_bytes
+from jaxalign.parallel import device_bytes, shardings_of
 from jaxalign.run.program import Program
 from jaxalign.training.state import widened
 
@@ -18,7 +18,7 @@ def memory_before(program: Program, batch: Any) -> dict[str, int]:
         "frozen parameters": program.abstract_frozen,
         "batch": batch,
     }
-    return {name: device_bytes(tree, _shardings(tree)) for name, tree in parts.items()}
+    return {name: device_bytes(tree, shardings_of(tree)) for name, tree in parts.items()}
 
 
 def memory_of_program(program: Program, before: dict[str, int], analysis: Any) -> dict[str, int]:
@@ -28,7 +28,7 @@ def memory_of_program(program: Program, before: dict[str, int], analysis: Any) -
     taken to be among them.
     """
     params = program.abstract_state.params
-    float32 = device_bytes(jax.eval_shape(widened, params), _shardings(params))
+    float32 = device_bytes(jax.eval_shape(widened, params), shardings_of(params))
     gradients = min(float32, analysis.temp_size_in_bytes)
     # Arrays are padded to tiles, the state holds a few numbers more, and some results reuse no argument.
     arguments = analysis.argument_size_in_bytes - sum(before.values())
@@ -39,7 +39,3 @@ def memory_of_program(program: Program, before: dict[str, int], analysis: Any) -
         "padding and other results": arguments + results,
         "program": analysis.generated_code_size_in_bytes,
     }
-
-
-def _shardings(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x.sharding, tree)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxalign.config import Config
-from jaxalign.data.packing import Items, RowShape
+from jaxalign.data.packing import RowShape
 from jaxalign.data.rows import pair_items
 from jaxalign.data.shape import run_shape
 from jaxalign.models.config import DecoderConfig
@@ -51,7 +51,7 @@ def _equal_pairs(
     lengths[:, 0] = prompt
     items = pair_items(lengths, share_prefix=config.rows.share_prefix)
     shape = run_shape(
-        Items(items.select(np.arange(num_pairs).reshape(config.train.num_micro_batches, -1)).parts),
+        items.select(np.arange(num_pairs).reshape(config.train.num_micro_batches, -1)),
         config.rows.layout,
         num_groups=groups,
         longest=int(items.tokens.max()),
