@@ -17,7 +17,7 @@ from jaxalign.batch import Places
 from jaxalign.models.config import DecoderConfig
 from jaxalign.models.lora import LoraConfig
 from jaxalign.models.rope import apply_rope, rope_tables
-from jaxalign.ops.attention import Attention
+from jaxalign.ops.attention import ATTENTION_RESULTS, Attention
 
 RematPolicy = Literal["none", "full", "dots"]
 Dims = tuple[str | None, ...]
@@ -86,10 +86,11 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, L, D] -> [N, L, D]."""
-        wide = x.astype(jnp.float32)
-        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = wide * jax.lax.rsqrt(mean_square + self.spec.config.rms_norm_eps)
-        return (normed * self.scale[...].astype(jnp.float32)[None, None]).astype(self.spec.compute_dtype)
+        tokens = x.reshape(-1, x.shape[2]).astype(jnp.float32)  # flat, as in Linear: 10 x faster sums on CPU
+        mean_square = jnp.mean(jnp.square(tokens), axis=-1, keepdims=True)
+        normed = tokens * jax.lax.rsqrt(mean_square + self.spec.config.rms_norm_eps)
+        scaled = normed * self.scale[...].astype(jnp.float32)[None]
+        return scaled.reshape(x.shape).astype(self.spec.compute_dtype)
 
 
 class SelfAttention(nnx.Module):
@@ -185,9 +186,13 @@ def _rematerialised(step: Callable, policy: RematPolicy) -> Callable:
     """The layer step, recomputed in the backward pass as the policy says."""
     if policy == "none":
         return step
+    policies = jax.checkpoint_policies
     saveable = {
-        "full": jax.checkpoint_policies.nothing_saveable,
-        "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+        "full": policies.nothing_saveable,
+        "dots": policies.save_from_both_policies(
+            policies.checkpoint_dots_with_no_batch_dims,
+            policies.save_only_these_names(ATTENTION_RESULTS),
+        ),
     }
     # A scan keeps forward and backward apart by itself, so the barriers against merging them are not needed.
     return jax.checkpoint(step, policy=saveable[policy], prevent_cse=False)

@@ -11,9 +11,10 @@ from jax.typing import DTypeLike
 from jaxalign.ops.blockwise import BlockwiseAttention
 from jaxalign.ops.cudnn import CudnnAttention, why_cudnn_cannot
 from jaxalign.ops.dense import DenseAttention
-from jaxalign.ops.visibility import Attention, is_visible, plain_places
+from jaxalign.ops.visibility import ATTENTION_RESULTS, Attention, is_visible, plain_places
 
 __all__ = [
+    "ATTENTION_RESULTS",
     "Attention",
     "Implementation",
     "default_implementation",

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxalign.batch import Places
-from jaxalign.ops.visibility import Attention, check_shapes, is_visible
+from jaxalign.ops.visibility import ATTENTION_RESULTS, Attention, check_shapes, is_visible
 
 DEFAULT_BLOCK_SIZE = 64
 """Measured on CPU: of larger blocks more is masked, and their scores leave the nearest caches."""
@@ -176,7 +177,8 @@ def _forward(
         total = jnp.maximum(total, jnp.finfo(jnp.float32).tiny)  # of padding, which may have seen nothing
         return (mixed / total[..., None]).astype(q.dtype), highest + jnp.log(total)
 
-    mixed, lse = lax.map(query_block, (query, tokens, rows.keys, rows.num_keys))
+    results = lax.map(query_block, (query, tokens, rows.keys, rows.num_keys))
+    mixed, lse = checkpoint_name(results, ATTENTION_RESULTS)
     return mixed, (query, key, value, blocks, mixed, lse)
 
 

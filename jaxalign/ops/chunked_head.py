@@ -4,7 +4,7 @@ Checks, and the sums over devices that split a vocabulary, are in token_logps.py
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,18 @@ class HeadOptions(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """What the backward pass gets: of a trained head the states, of a frozen one its mean rows for each state."""
+    """What the backward pass gets.
+
+    Of a trained head the states, and the logits if they are a single chunk: it is there in both passes anyway. Of a
+    frozen head its mean rows for each state.
+    """
 
     hidden: jax.Array | None
     embedding: jax.Array
     columns: jax.Array
     lse: jax.Array
     target: jax.Array
+    logits: jax.Array | None
     means: jax.Array | None
 
 
@@ -47,7 +52,7 @@ def lse_and_target_logit(
     The gradients with respect to hidden [N, L, D] and the head are those of the device: what lies between devices,
     `gather_axis` aside, is left to the callers.
     """
-    return _forward(hidden, head, columns, options, keep_means=False)[0]
+    return _forward(hidden, head, columns, options)[0]
 
 
 def _chunks(x: jax.Array, chunk_size: int) -> jax.Array:
@@ -93,9 +98,15 @@ def _is_target(columns: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def _forward(
-    hidden: jax.Array, head: jax.Array, columns: jax.Array, options: HeadOptions, keep_means: bool
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]:
-    """Log-sum-exps and target logits; and the [V, D] embedding, with the mean embeddings [N, L, D] if they are kept."""
+    hidden: jax.Array,
+    head: jax.Array,
+    columns: jax.Array,
+    options: HeadOptions,
+    *,
+    keep_logits: bool = False,
+    keep_means: bool = False,
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array | None, jax.Array | None]]:
+    """Log-sum-exps and target logits; and the [V, D] embedding, with logits and mean embeddings if they are kept."""
     embedding = _embedding(head, hidden.dtype, options.gather_axis)
     last = len(embedding) - 1
 
@@ -106,12 +117,12 @@ def _forward(
         # A gather: comparing every column would cost a third pass over the logits.
         target = jnp.take_along_axis(logits, jnp.clip(y, 0, last)[..., None], axis=-1)[..., 0]
         mean = _mean_of_others(logits, lse, y, embedding, options.soft_cap) if keep_means else None
-        return None, (lse, jnp.where(inside(y, last + 1), target, 0.0), mean)
+        return None, (lse, jnp.where(inside(y, last + 1), target, 0.0), logits if keep_logits else None, mean)
 
     chunks = _chunks(hidden, options.chunk_size), _chunks(columns, options.chunk_size)
     _, terms = lax.scan(body, None, chunks)
-    lse, target, means = jax.tree.map(lambda x: _join(x, hidden.shape[1]), terms)
-    return (lse, target), (embedding, means)
+    lse, target, logits, means = jax.tree.map(lambda x: _join(x, hidden.shape[1]), terms)
+    return (lse, target), (embedding, logits, means)
 
 
 def _mean_of_others(
@@ -129,8 +140,11 @@ def _mean_of_others(
 def _keep(
     hidden: jax.Array, head: jax.Array, columns: jax.Array, options: HeadOptions
 ) -> tuple[tuple[jax.Array, jax.Array], _Kept]:
-    terms, (embedding, means) = _forward(hidden, head, columns, options, keep_means=not options.train_head)
-    return terms, _Kept(hidden if options.train_head else None, embedding, columns, *terms, means)
+    train = options.train_head
+    one_chunk = hidden.shape[1] <= options.chunk_size
+    keep = {"keep_logits": train and one_chunk, "keep_means": not train}
+    terms, (embedding, logits, means) = _forward(hidden, head, columns, options, **keep)
+    return terms, _Kept(hidden if train else None, embedding, columns, *terms, logits, means)
 
 
 def _backward(
@@ -149,9 +163,10 @@ def _trained_backward(
     hidden, embedding = kept.hidden, kept.embedding
     assert hidden is not None  # kept for a trained head
 
-    def body(d_head: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        h, y, z, g_lse, g_target = chunk
-        logits = _logits(h, embedding, options.soft_cap)
+    def body(d_head: jax.Array, chunk: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+        h, y, z, g_lse, g_target, logits = chunk
+        if logits is None:
+            logits = _logits(h, embedding, options.soft_cap)
         d_logits = g_lse[..., None] * jnp.exp(logits - z[..., None])
         d_logits += jnp.where(_is_target(y, logits), g_target[..., None], 0.0)
         d_logits = (d_logits * _cap_slope(logits, options.soft_cap)).astype(h.dtype)
@@ -160,8 +175,8 @@ def _trained_backward(
         d_head += _product("dnc,ncv->dv", transposed, d_logits, jnp.float32)
         return d_head, _product("ncv,vd->ncd", d_logits, embedding, h.dtype)
 
-    arrays = hidden, kept.columns, kept.lse, grad_lse, grad_target
-    chunks = tuple(_chunks(x, options.chunk_size) for x in arrays)
+    arrays = hidden, kept.columns, kept.lse, grad_lse, grad_target, kept.logits
+    chunks = jax.tree.map(lambda x: _chunks(x, options.chunk_size), arrays)
     d_head, d_hidden = lax.scan(body, jnp.zeros_like(embedding.T, dtype=jnp.float32), chunks)
     return _join(d_hidden, hidden.shape[1]), d_head
 
@@ -177,7 +192,7 @@ def _frozen_backward(
     options: HeadOptions, kept: _Kept, grad_lse: jax.Array, grad_target: jax.Array
 ) -> jax.Array:
     """Gradient of hidden [N, L, D] from the mean embeddings that the forward pass kept."""
-    _, embedding, columns, lse, target, means = kept
+    _, embedding, columns, lse, target, _, means = kept
     assert means is not None  # kept for a frozen head
     weight = (grad_target + grad_lse * jnp.exp(target - lse)) * _cap_slope(target, options.soft_cap)
     weight = jnp.where(inside(columns, len(embedding)), weight, 0.0)

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 from jaxalign.batch import PROMPT, Places
 
+ATTENTION_RESULTS = "attention_results"
+"""The `checkpoint_name` of what the backward pass of a kernel needs and could make again only at the kernel's cost."""
+
 
 def is_visible(
     query: Places, key: Places, *, query_index: jax.Array, key_index: jax.Array, sliding_window: int | None

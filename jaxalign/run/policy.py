@@ -102,7 +102,7 @@ def make_policy(
 
 def head_functions(chunk_size: int, mesh: Mesh | None) -> Callable[..., HeadFn]:
     """By `train_head`, the head of a model on a mesh."""
-    if mesh is None:
+    if mesh is None or mesh.size == 1:
         return functools.partial(functools.partial, token_logps, chunk_size=chunk_size)
     return functools.partial(head_on_mesh, mesh, chunk_size=chunk_size)
 
@@ -125,7 +125,7 @@ def _attention(
         log.info("attention: blockwise, as %s", reason)
         name = "blockwise"
     kernel = make_attention(name, sliding_window=architecture.sliding_window)
-    return kernel if mesh is None else MeshAttention(kernel=kernel, mesh=mesh)
+    return kernel if mesh is None or mesh.size == 1 else MeshAttention(kernel=kernel, mesh=mesh)
 
 
 def platform_of(mesh: Mesh) -> str:

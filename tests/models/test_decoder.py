@@ -14,7 +14,7 @@ from jaxalign.batch import Places
 from jaxalign.models.config import DecoderConfig
 from jaxalign.models.functional import DecoderFns, build_decoder
 from jaxalign.models.lora import LoraConfig, merge_lora
-from jaxalign.ops.attention import plain_places
+from jaxalign.ops.attention import make_attention, plain_places
 
 CONFIG = DecoderConfig(64, 32, 48, 3, 4, 2, 8, qkv_bias=True, tie_embeddings=True)
 LORA = LoraConfig(rank=4, alpha=8.0, targets=("query", "out", "down"))
@@ -126,6 +126,15 @@ def _products(jaxpr: Any) -> list[tuple[int, ...]]:
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
             shapes += _products(inner)
     return shapes
+
+
+def test_remat_dots_runs_blockwise_attention_once_forward(params: Any, inputs: Any) -> None:
+    def num_exponentials(remat: str) -> int:
+        hidden = _build(remat=remat, attention=make_attention("blockwise")).hidden
+        compiled = jax.jit(jax.grad(lambda p: jnp.square(hidden(p, None, *inputs)).sum())).lower(params)
+        return compiled.compile().as_text().count(" exponential(")
+
+    assert num_exponentials("dots") < num_exponentials("full")
 
 
 def test_no_gradient_of_the_frozen_base_is_computed(

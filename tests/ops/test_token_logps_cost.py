@@ -61,9 +61,25 @@ def matmul_shapes(function: Callable) -> list[tuple[int, ...]]:
     ]
 
 
-def test_matmuls_of_a_trained_head_are_those_of_dense_and_the_logits_again():
+def test_matmuls_of_a_trained_head_are_those_of_dense_and_the_logits_of_several_chunks_again():
+    logits, d_hidden, d_head = (1, L // 2, V), (1, L // 2, D), (D, V)
+    function = functools.partial(token_logps, chunk_size=L // 2)
+    assert sorted(matmul_shapes(with_gradients(function))) == sorted([logits, logits, d_hidden, d_head])
+
+
+def test_logits_of_a_single_chunk_are_made_once():
     logits, d_hidden, d_head = (1, L, V), (1, L, D), (D, V)
-    assert sorted(matmul_shapes(with_gradients(token_logps))) == sorted([logits, logits, d_hidden, d_head])
+    function = functools.partial(token_logps, chunk_size=L)
+    assert sorted(matmul_shapes(with_gradients(function))) == sorted([logits, d_hidden, d_head])
+
+
+def test_keeping_the_logits_of_a_single_chunk_needs_no_more_memory_than_making_them_again():
+    def temporary_bytes(length: int) -> int:
+        function = with_gradients(functools.partial(token_logps, chunk_size=1024))
+        lowered = jax.jit(function).lower(*shapes(length, 8, 8 * 1024))
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(1024) <= temporary_bytes(2048)
 
 
 def test_matmuls_of_a_frozen_head_are_the_logits_once_and_the_gradient_of_hidden():
