@@ -21,7 +21,7 @@ from workload import Llama, Pair, make_pairs, real_lengths, uniform_lengths, wri
 
 HERE = Path(__file__).parent
 Order = list[list[int]]  # the pairs of every step
-WARM_UP = 2  # steps that compile, and touch memory for the first time; they are not timed
+WARM_UP = 3  # steps that compile, and touch memory for the first time; they are not timed
 LOSS_TOLERANCE, LOGPS_TOLERANCE = 1e-4, 1e-5  # absolute; relative
 BETA, LEARNING_RATE = 0.1, 1e-4
 CHUNK = 2048  # response tokens that go through the head at a time, on a CPU
@@ -57,7 +57,7 @@ def arguments(description: str | None, *, vocabularies: Sequence[int]) -> argpar
     parser.add_argument("--cases", nargs="+", default=["uniform", "hh", "category"])
     parser.add_argument("--vocabularies", nargs="+", type=int, default=list(vocabularies))
     parser.add_argument(
-        "--steps", type=int, default=7, help=f"of each peer; the first {WARM_UP} are not timed"
+        "--steps", type=int, default=8, help=f"of each peer; the first {WARM_UP} are not timed"
     )
     parser.add_argument("--pairs", type=int, default=128, help="of an epoch")
     parser.add_argument("--batch-size", type=int, default=8)

@@ -38,7 +38,7 @@ def toy_case(tmp_path_factory):
 
 
 def a_run(name: str, **changes: float):
-    steps = [CONTENT | changes for _ in range(4)]
+    steps = [CONTENT | changes for _ in range(5)]
     return compare.Run(name, {}, start_peak=measure.GIB, steps=steps, peak=2 * measure.GIB)
 
 
@@ -71,7 +71,7 @@ def test_more_pairs_than_there_are_is_an_error():
 
 def test_steps_beyond_an_epoch_are_an_error():
     args = compare.arguments(None, vocabularies=(300,)).parse_args(["--steps", "5", "--pairs", "16"])
-    with pytest.raises(SystemExit, match="--steps 5 must be more than 2 and at most 2"):
+    with pytest.raises(SystemExit, match="--steps 5 must be more than 3 and at most 2"):
         next(compare.each_case(args))
 
 
