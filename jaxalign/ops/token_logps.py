@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens without ever holding the logits of all of them. Needs jax alone.
+"""Log-probabilities of given tokens, holding the logits of no more than a chunk of them. Needs jax alone.
 
 The loop over chunks and its gradient are in chunked_head.py. Which tokens are asked about, and how rows and head lie
 on a mesh, is decided by the callers.
@@ -32,9 +32,10 @@ def token_logps(
     The logits are made and dropped chunk by chunk, each with the whole vocabulary. The sums are float32 whatever the
     inputs are: in bf16 the log-probs of 1,000 tokens add up to an error of more than half a nat.
 
-    Reverse-mode derivatives only. With a trained head the log-sum-exps are kept and the backward pass makes the logits
-    again. With a frozen one the forward pass under differentiation also keeps the mean output embedding of each state,
-    so that there is nothing to make again: two matmuls in all, against four.
+    Reverse-mode derivatives only. With a trained head the log-sum-exps are kept, and the backward pass makes the logits
+    again, chunk by chunk; those of a single chunk, which is there in both passes anyway, are made once. With a frozen
+    head the forward pass under differentiation also keeps the mean output embedding of each state, so that there is
+    nothing to make again: two matmuls in all, against four, or three with a single chunk.
 
     On a mesh, inside `shard_map`, `head` may be one device's part. All devices along `axis_name` must then get the
     same `hidden` and `targets`.
@@ -43,7 +44,8 @@ def token_logps(
       hidden: [N, L, D] states that predict the targets, after the final norm. The matmuls run in their dtype.
       head: [D, V] output embedding.
       targets: [N, L] integer token ids; an id outside of the vocabulary gets NaN.
-      chunk_size: positions of each of the N sequences that are computed at a time, at most.
+      chunk_size: tokens that are computed at a time, at most: `chunk_size // N` positions of each of the N
+        sequences, or one. Outside of `shard_map` these are tokens of all devices together.
       soft_cap: logits become `soft_cap * tanh(logits / soft_cap)`.
       train_head: False for a frozen head, which gets no gradient.
       axis_name: mesh axis that splits the vocabulary: head is [D, V / devices]; targets remain ids of the whole.
@@ -94,7 +96,7 @@ def _check_arrays(hidden: jax.Array, head: jax.Array, targets: jax.Array, num_pa
 
 def _check_options(chunk_size: int, soft_cap: float | None) -> None:
     if not isinstance(chunk_size, int) or chunk_size < 1:
-        raise ValueError(f"chunk_size: got {chunk_size!r}, expected an integer of at least 1 position")
+        raise ValueError(f"chunk_size: got {chunk_size!r}, expected an integer of at least 1 token")
     if soft_cap is not None and not soft_cap > 0:
         raise ValueError(f"soft_cap: got {soft_cap}, expected a positive number, or None for no cap")
 

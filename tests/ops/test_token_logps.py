@@ -165,8 +165,8 @@ def test_wrong_shape_raises_and_names_the_argument(shapes, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"chunk_size": 0}, "chunk_size: got 0, expected an integer of at least 1 position"),
-        ({"chunk_size": 2.0}, "chunk_size: got 2.0, expected an integer of at least 1 position"),
+        ({"chunk_size": 0}, "chunk_size: got 0, expected an integer of at least 1 token"),
+        ({"chunk_size": 2.0}, "chunk_size: got 2.0, expected an integer of at least 1 token"),
         ({"soft_cap": 0.0}, "soft_cap: got 0.0, expected a positive number, or None"),
         ({"soft_cap": float("nan")}, "soft_cap: got nan, expected a positive number, or None"),
     ],

@@ -36,6 +36,20 @@ def test_memory_at_32k_tokens_and_128k_vocabulary_is_at_most_a_fifth_of_dense(tr
     assert chunked <= temporary_bytes(dense_logps) / 5
 
 
+def test_memory_of_many_short_sequences_is_that_of_one_long_one():
+    def temporary_bytes(num_sequences: int) -> int:
+        hidden, head, targets = (
+            jax.ShapeDtypeStruct((num_sequences, 4096 // num_sequences, *x.shape[2:]), x.dtype)
+            if x.ndim != 2 or x.dtype == jnp.int32
+            else x
+            for x in shapes(4096, 8, 8 * 1024)
+        )
+        lowered = jax.jit(with_gradients(token_logps)).lower(hidden, head, targets)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(64) < 2 * temporary_bytes(1)  # of all logits at once it is four times
+
+
 def test_memory_does_not_grow_with_the_number_of_chunks():
     def temporary_bytes(length: int) -> int:
         lowered = jax.jit(with_gradients(token_logps)).lower(*shapes(length, 8, 8 * 1024))
