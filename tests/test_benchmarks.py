@@ -10,9 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxalign.config import parse_config
 from jaxalign.data.settings import DataConfig
 from jaxalign.data.sources import load_pairs
 from jaxalign.data.tokenize import tokenize_pairs
+from jaxalign.models.config import decoder_config_from_hf
+from jaxalign.run.plan.workload import assumed_workload
+from jaxalign.run.plan.workload import required_flops as planned_flops
+from tests import tiny
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
@@ -104,6 +109,19 @@ def test_adapters_save_the_gradients_of_weights_and_add_their_own_products():
     more = measure.required_flops(TOY, lengths, rank=3) - none
     assert none < full
     assert more == 2 * 3 * 2 * TOY.linear_widths * (3 + 1 + 4)
+
+
+LINEAR = ["query", "key", "value", "out", "gate", "up", "down"]
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_plans_count_the_same_flops(rank, tmp_path):
+    model = {"lora": {"rank": rank, "targets": LINEAR}} if rank else {}
+    config = parse_config(tiny.run_settings(tmp_path, model=model, train={"batch_size": 4}), "test")
+    architecture = decoder_config_from_hf(TOY.hf_config())
+    planned = assumed_workload(config, architecture, prompt=7, response=5, groups=1, multiple=32)
+    required = measure.required_flops(TOY, np.array([[7, 5, 5]] * 4), rank=rank)
+    assert planned_flops(config, architecture, planned) == required
 
 
 def test_growth_of_a_power_is_its_exponent():

@@ -1,5 +1,7 @@
 """How the pairs of a data set lie in rows over a whole run: checked at start, one shape, then rows by index."""
 
+from typing import Any
+
 import numpy as np
 
 from jaxalign.batch import Rows
@@ -37,18 +39,22 @@ class RowLayout:
         self.config = config
         self._dataset = dataset
         self._items = pair_items(dataset.lengths, share_prefix=config.share_prefix)
-        self._check_pairs(multiple)
+        self._check_prompts()
         self.padding: float | None = None  # share of the run's row tokens that are padding, where it is known
-        sizes = {
+        tokens = self._items.tokens.max(axis=1)
+        longest = int(tokens.argmax())
+        sizes: dict[str, Any] = {
             "num_groups": num_groups,
             "multiple": multiple,
-            "longest": int(self._items.tokens.max()),
+            "length": config.length,
+            "longest": int(tokens[longest]),
+            "name": f"pair {dataset.origins[longest]}",
         }
         if micro_batches is None:
-            self.shape = any_shape(self._items, micro_batch_size, length=config.length, **sizes)
+            self.shape = any_shape(self._items, micro_batch_size, **sizes)
         else:
             items = self._items.select(micro_batches)
-            self.shape = run_shape(items, config.layout, length=config.length, **sizes)
+            self.shape = run_shape(items, config.layout, **sizes)
             places = len(micro_batches) * self.shape.num_rows * self.shape.length
             self.padding = 1.0 - float(items.tokens.sum()) / places
 
@@ -59,25 +65,10 @@ class RowLayout:
             self._dataset, index, items, place(items, self.config.layout, self.shape), self.shape
         )
 
-    def _check_pairs(self, multiple: int) -> None:
-        origins, length = self._dataset.origins, self.config.length
+    def _check_prompts(self) -> None:
         empty = np.flatnonzero(self._items.parts[:, 0, 0] == 0)
         if empty.size:
             raise ValueError(
-                f"pair {origins[empty[0]]} has a prompt of 0 tokens, expected at least 1 to predict the first "
-                "response token; use a tokenizer with a first token, or drop the pair"
-            )
-        if length is None:
-            return
-        if length % multiple:
-            raise ValueError(
-                f"rows.length={length} is not a multiple of {multiple}, which these devices need; "
-                f"nearest: {max(length // multiple, 1) * multiple} or {(length // multiple + 1) * multiple}"
-            )
-        tokens = self._items.tokens.max(axis=1)
-        longest = int(tokens.argmax())
-        if tokens[longest] > length:
-            raise ValueError(
-                f"pair {origins[longest]} has {tokens[longest]} tokens, but rows.length={length}; "
-                "raise rows.length or lower data.max_prompt_length and data.max_response_length"
+                f"pair {self._dataset.origins[empty[0]]} has a prompt of 0 tokens, expected at least 1 to predict "
+                "the first response token; use a tokenizer with a first token, or drop the pair"
             )

@@ -6,15 +6,31 @@ from itertools import count, takewhile
 import numpy as np
 
 from jaxalign.data.packing import Items, RowShape, best_fit, place, round_up, sum_by_row
+from jaxalign.errors import JaxalignError
 
 TARGET_MULTIPLE = 8  # response tokens of a group are padded to a multiple of this
 MOST_PADDING = 0.04  # shorter rows are preferred as long as they waste no more than this
 
 
+class RowTooShortError(JaxalignError, ValueError):
+    """A pair is longer than the rows that were asked for."""
+
+
 def run_shape(
-    items: Items, layout: str, *, num_groups: int, longest: int, length: int | None, multiple: int
+    items: Items,
+    layout: str,
+    *,
+    num_groups: int,
+    longest: int,
+    length: int | None,
+    multiple: int,
+    name: str = "the longest pair",
 ) -> RowShape:
-    """The shape for items [X, I, 3] of all micro-batches; `longest` item of the data, `length` of rows if given."""
+    """The shape for items [X, I, 3] of all micro-batches; `longest` item of the data, `length` of rows if given.
+
+    Raises as `check_length` does.
+    """
+    check_length(length, longest, multiple, name)
     tokens = items.tokens
     num_rows, shortest = round_up(tokens.shape[1], num_groups), round_up(longest, multiple)
     if layout == "padded":
@@ -31,14 +47,44 @@ def run_shape(
 
 
 def any_shape(
-    items: Items, size: int, *, num_groups: int, longest: int, length: int | None, multiple: int
+    items: Items,
+    size: int,
+    *,
+    num_groups: int,
+    longest: int,
+    length: int | None,
+    multiple: int,
+    name: str = "the longest pair",
 ) -> RowShape:
-    """The padded shape that holds any micro-batch of `size` of the pairs with items [n, k, 3]."""
+    """The padded shape that holds any micro-batch of `size` of the pairs with items [n, k, 3].
+
+    Raises as `check_length` does.
+    """
+    check_length(length, longest, multiple, name)
     num_items = size * items.tokens.shape[1]
     num_rows, length = round_up(num_items, num_groups), length or round_up(longest, multiple)
     shape = RowShape(num_rows, length, num_groups, 0, length)
     most_targets = min(num_items, num_rows // num_groups) * int(items.responses.max())
     return _completed(shape, items, most_targets, int(items.unfolded.max()), multiple)
+
+
+def check_length(length: int | None, longest: int, multiple: int, name: str) -> None:
+    """Raise ValueError for rows that the devices cannot use, RowTooShortError if the longest pair does not fit.
+
+    `name` is what the message calls that pair.
+    """
+    if length is None:
+        return
+    if length % multiple:
+        raise ValueError(
+            f"rows.length={length} is not a multiple of {multiple}, which these devices need; "
+            f"nearest: {max(length // multiple, 1) * multiple} or {(length // multiple + 1) * multiple}"
+        )
+    if longest > length:
+        raise RowTooShortError(
+            f"{name} has {longest} tokens, but rows.length={length}; "
+            "raise rows.length or lower data.max_prompt_length and data.max_response_length"
+        )
 
 
 def _completed(
@@ -53,9 +99,15 @@ def _completed(
 
 
 def fewest_rows(tokens: np.ndarray, length: int, num_groups: int) -> int:
-    """The fewest rows of a length, a multiple of num_groups, that hold every micro-batch [X, I] by best fit."""
+    """The fewest rows of a length, a multiple of num_groups, that hold every micro-batch [X, I] by best fit.
+
+    Raises RowTooShortError for an item that is longer than a row.
+    """
+    if tokens.max() > length:
+        raise RowTooShortError(f"an item has {tokens.max()} tokens, but a row {length}; make rows longer")
     least = round_up(max(1, -(-int(tokens.sum(axis=1).max()) // length)), num_groups)
-    return next(num for num in count(least, num_groups) if fits(tokens, num, length))
+    most = round_up(tokens.shape[1], num_groups)  # enough: a row for each item
+    return next(num for num in range(least, most + 1, num_groups) if fits(tokens, num, length))
 
 
 def shortest_length(

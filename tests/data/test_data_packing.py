@@ -10,7 +10,7 @@ from jaxalign.data.loader import PairLoader
 from jaxalign.data.packing import best_fit, even_groups, sum_by_row
 from jaxalign.data.sampling import SamplingConfig, SamplingState
 from jaxalign.data.settings import RowsConfig
-from jaxalign.data.shape import fewest_rows, fits, shortest_length
+from jaxalign.data.shape import RowTooShortError, fewest_rows, fits, shortest_length
 from tests.data.rows import LAYOUTS, long_tailed, make_dataset
 
 sizes_of_items = st.tuples(st.integers(1, 5), st.integers(1, 12)).flatmap(
@@ -50,6 +50,11 @@ def test_shapes_are_the_least_that_hold_every_micro_batch(tokens: np.ndarray, nu
     assert length % 4 == 0
     assert fits(tokens, num_rows, length)
     assert length == 8 or not fits(tokens, num_rows, length - 4)
+
+
+def test_item_longer_than_a_row_ends_the_search_for_rows() -> None:
+    with pytest.raises(RowTooShortError, match="an item has 30 tokens, but a row 20; make rows longer"):
+        fewest_rows(np.array([[3, 30]]), 20, 1)
 
 
 def test_micro_batches_are_packed_each_by_itself() -> None:

@@ -131,3 +131,12 @@ def test_unknown_architecture_is_refused(folder, v5e4):
 def test_model_that_is_not_here_needs_an_architecture(folder, v5e4):
     with pytest.raises(ConfigError, match=r"model\.path .*nowhere is not here; .* give --architecture"):
         run_plan(folder, "--set", "model.path=nowhere")
+
+
+def test_pairs_longer_than_the_rows_end_with_the_options_that_shorten_them(folder, v5e4):
+    options = ("--architecture", str(folder / "architecture.json"), "--set", "rows.length=128")
+    message = (
+        r"the longest pair has 192 tokens, but rows\.length=128; .* --prompt-tokens and --response-tokens"
+    )
+    with pytest.raises(ConfigError, match=message):
+        run_plan(folder, *options, "--response-tokens", "64")

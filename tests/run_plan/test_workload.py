@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jaxalign.config import parse_config
+from jaxalign.config import ConfigError, parse_config
 from jaxalign.models.config import decoder_config_from_hf
 from jaxalign.models.presets import ARCHITECTURES
 from jaxalign.run.plan.workload import assumed_workload, required_flops
@@ -56,11 +56,14 @@ def test_flops_are_those_of_the_linear_layers_attention_and_head(settings):
     config = config_with(settings)
     workload = workload_of(config, model)
     tokens, targets = 8 * 50, 8 * 40
+    # The last token of a response predicts nothing.
+    inputs = 8 * (10 + 2 * 19)
     # The prompt's triangle once, each response's triangle and its view of the prompt.
-    seen = 8 * (55 + 2 * (210 + 20 * 10))
-    assert (workload.tokens, workload.targets, workload.seen) == (tokens, targets, seen)
+    seen = 8 * (55 + 2 * (190 + 19 * 10))
+    counts = (workload.tokens, workload.inputs, workload.targets, workload.seen)
+    assert counts == (tokens, inputs, targets, seen)
     weights = 30 * (2 * 576 * 64 * (9 + 3) + 3 * 576 * 1536)
-    forward = 2 * weights * tokens + 4 * 9 * 64 * 30 * seen + 2 * 576 * 49152 * targets
+    forward = 2 * weights * inputs + 4 * 9 * 64 * 30 * seen + 2 * 576 * 49152 * targets
     assert required_flops(config, model, workload) == 3 * forward
 
 
@@ -71,8 +74,8 @@ def test_adapter_saves_the_gradients_of_the_base(settings):
     workload = workload_of(full, model)
     saved = required_flops(full, model, workload) - required_flops(adapted, model, workload)
     weights = 30 * (2 * 576 * 64 * (9 + 3) + 3 * 576 * 1536)
-    of_adapter = 3 * 2 * 30 * (576 + 9 * 64) * workload.tokens
-    assert saved == 2 * weights * workload.tokens + 2 * 576 * 49152 * workload.targets - of_adapter
+    of_adapter = 3 * 2 * 30 * (576 + 9 * 64) * workload.inputs
+    assert saved == 2 * weights * workload.inputs + 2 * 576 * 49152 * workload.targets - of_adapter
 
 
 def test_reference_that_runs_in_each_step_costs_a_forward_pass(settings):
@@ -88,6 +91,7 @@ def test_mutual_information_of_the_policy_costs_responses_alone(settings):
     workload = workload_of(config, model)
     assert workload.alone is not None
     assert workload.alone.tokens == 8 * (1 + 2 * 20)
+    assert workload.alone.inputs == 8 * (1 + 2 * 19)
     extra = required_flops(config, model, workload) - required_flops(
         config, model, dataclasses.replace(workload, alone=None)
     )
@@ -107,5 +111,25 @@ def test_sliding_window_shortens_attention(settings):
     windowed = decoder_config_from_hf(ARCHITECTURES["smollm2-135m"] | mistral)
     config = config_with(settings)
     # A query sees 4 keys, the first three of a sequence fewer.
-    assert workload_of(config, windowed).seen == 8 * (2 * (30 * 4 - 6) - (10 * 4 - 6))
+    assert workload_of(config, windowed).seen == 8 * (2 * (29 * 4 - 6) - (10 * 4 - 6))
     assert workload_of(config, windowed).seen < workload_of(config, plain).seen
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_pairs_longer_than_the_rows_are_refused_as_in_training(settings, layout):
+    model = decoder_config_from_hf(ARCHITECTURES["smollm2-135m"])
+    config = config_with(settings, rows={"layout": layout, "length": 48})
+    assert workload_of(config, model, prompt=8, response=20).shape.length == 48
+    message = (
+        r"the longest pair has 50 tokens, but rows\.length=48; raise rows\.length .*; "
+        "or plan for shorter pairs with --prompt-tokens and --response-tokens"
+    )
+    with pytest.raises(ConfigError, match=message):
+        workload_of(config, model)
+
+
+def test_rows_that_the_devices_cannot_use_are_refused_as_in_training(settings):
+    model = decoder_config_from_hf(ARCHITECTURES["smollm2-135m"])
+    config = config_with(settings, rows={"layout": "padded", "length": 100})
+    with pytest.raises(ConfigError, match=r"rows\.length=100 is not a multiple of 16.*nearest: 96 or 112$"):
+        workload_of(config, model)
