@@ -1,6 +1,7 @@
 """The one list of mesh axes, and how a mesh is made of the devices at hand. Nothing here knows about models."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -45,9 +46,8 @@ class MeshConfig(Settings):
         if "rest" in sizes and num_devices % fixed == 0:
             sizes[sizes.index("rest")] = num_devices // fixed
         if "rest" in sizes or math.prod(sizes) != num_devices:
-            wanted = " * ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
             raise MeshError(
-                f"mesh {wanted} needs {'a multiple of ' if 'rest' in sizes else ''}{fixed} devices, "
+                f"mesh {_as_product(sizes)} needs {'a multiple of ' if 'rest' in sizes else ''}{fixed} devices, "
                 f"found {num_devices}; change the mesh section or set one axis to 'rest'"
             )
         return sizes[0], sizes[1], sizes[2]
@@ -61,10 +61,29 @@ class MeshConfig(Settings):
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh over all devices; over several TPU slices the data axis crosses the slow network first.
 
-    Raises MeshError where the axes do not fit the devices.
+    Raises MeshError where the axes do not fit the devices, or the way in which TPU chips are connected.
     """
     devices = jax.devices() if devices is None else devices
     shape = config.shape(len(devices))
+    try:
+        return _laid_out(shape, devices)
+    except (
+        NotImplementedError
+    ) as error:  # most kinds of TPU cannot give one axis a part of a physical dimension
+        lengths = " x ".join(
+            str(len(set(places))) for places in zip(*(d.coords for d in devices), strict=True)
+        )
+        raise MeshError(
+            f"mesh {_as_product(shape)} cannot be laid on chips that are connected as {lengths}: each axis must be "
+            "the product of some of these lengths; change the mesh section"
+        ) from error
+
+
+def _as_product(sizes: Sequence[AxisSize]) -> str:
+    return " * ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+
+
+def _laid_out(shape: tuple[int, int, int], devices: list[jax.Device]) -> Mesh:
     num_slices = len({getattr(device, "slice_index", 0) for device in devices})
     if num_slices == 1:
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from jaxalign.errors import JaxalignError
+from jaxalign.parallel import MeshConfig, make_mesh
+from jaxalign.parallel.mesh import MeshError
 from jaxalign.parallel.topology import CHIPS, GIB, MissingLibtpuError, Topology, TopologyError, tpu_topology
 from jaxalign.run.plan.compile import no_persistent_cache
 
@@ -103,3 +105,14 @@ def test_missing_libtpu_says_what_to_install():
 def test_topology_is_what_its_name_says(v5e4):
     assert isinstance(v5e4, Topology)
     assert (v5e4.chip.name, v5e4.dims) == ("v5e", (2, 2))
+
+
+def test_mesh_that_would_split_a_dimension_of_the_chips_is_refused(v5e4):
+    chips = list(tpu_topology("v5p:4x4x4").devices)
+    assert make_mesh(MeshConfig(data=4, fsdp=16), chips).devices.shape == (4, 16, 1)
+    message = (
+        r"mesh data=2 \* fsdp=32 \* tensor=1 cannot be laid on chips that are connected as 4 x 4 x 4: each axis "
+        "must be the product of some of these lengths; change the mesh section"
+    )
+    with pytest.raises(MeshError, match=message):
+        make_mesh(MeshConfig(data=2, fsdp=32), chips)

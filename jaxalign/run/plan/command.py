@@ -45,7 +45,7 @@ def plan(
 ) -> bool:
     """Estimate each slice, and search it for better settings if asked; True if the configuration fits all of them.
 
-    Raises TopologyError, MissingLibtpuError, ConfigError, UnsupportedModelError.
+    Raises TopologyError, MissingLibtpuError, ConfigError, MeshError, UnsupportedModelError.
     """
     model = find_architecture(config, architecture)
     slices = [tpu_topology(name) for name in topologies]

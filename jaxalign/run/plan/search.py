@@ -1,10 +1,12 @@
 """Tries mesh shapes, remat policies and micro-batches one after the other, and keeps what gives the lowest bound."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 from jaxalign.config import Config, ConfigError
 from jaxalign.models.config import DecoderConfig
 from jaxalign.parallel import AXES
+from jaxalign.parallel.mesh import MeshError
 from jaxalign.run.plan.estimate import Estimate
 from jaxalign.run.plan.report import MAX_TENSOR
 
@@ -23,7 +25,8 @@ def search(
     """Configurations that fit, the best first: the lowest bound of a step, then the least work of all kinds.
 
     One setting is varied at a time from the best so far, in rounds until none improves: not every combination is
-    tried. The batch of an update stays as it is, so that all of them train the same.
+    tried. The batch of an update stays as it is, so that all of them train the same. Raises what `estimate` does for
+    the given configuration; a neighbour whose mesh the slice cannot have is left out.
     """
     tried: dict[str, tuple[Config, Estimate]] = {}
 
@@ -42,17 +45,18 @@ def search(
             _meshes(best, architecture, num_devices),
         ):
             for candidate in neighbours:
-                visit(candidate)
+                with contextlib.suppress(MeshError):  # not every mesh can be laid on the chips of a slice
+                    visit(candidate)
     return sorted((found for found in tried.values() if found[1].fits), key=_rank)
 
 
 def _rank(tried: tuple[Config, Estimate]) -> tuple[float, ...]:
-    """What fits before what does not; then by the bound, to one per cent, so that nearly equal ones go by the sum."""
+    """What fits before what does not; then by the bound, to three digits, so that nearly equal ones go by the sum."""
     _, estimate = tried
     if not estimate.fits:
         return (1.0, float(estimate.needed))
     bound = max(estimate.seconds.values())
-    return (0.0, float(f"{bound:.2g}"), sum(estimate.seconds.values()))
+    return (0.0, float(f"{bound:.3g}"), sum(estimate.seconds.values()))
 
 
 def with_sizes(config: Config, num_devices: int) -> Config:
