@@ -49,8 +49,10 @@ def no_persistent_cache() -> Iterator[None]:
 
 
 def _needed(message: str) -> int | None:
-    """Bytes that a program needs which did not fit, None for an error of another kind."""
+    """Bytes of main memory that a program needs which did not fit, None for an error of another kind."""
     if "RESOURCE_EXHAUSTED" not in message:
         return None
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of", message) or re.search(r"\(([\d.]+)([KMGT]?)\)", message)
+    # Memory on the chip runs out in the same words, but that is another lack.
+    used = re.search(r"Used ([\d.]+)([KMGT]?) of \S+ hbm", message)
+    found = used or re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM", message)
     return None if found is None else int(float(found[1]) * _SIZES[found[2]])
