@@ -9,6 +9,7 @@ from rich.console import Console
 from jaxalign.config import parse_config
 from jaxalign.models.config import decoder_config_from_hf
 from jaxalign.models.presets import ARCHITECTURES
+from jaxalign.parallel.mesh import MeshError
 from jaxalign.parallel.topology import CHIPS, GIB, Topology
 from jaxalign.run.plan.costs import Costs
 from jaxalign.run.plan.estimate import Estimate
@@ -43,7 +44,7 @@ def estimate(config):
         workload=assumed_workload(config, MODEL, 8, 16, groups=8, multiple=16),
         memory={"trained parameters": 2 * GIB, "activations and other temporaries": 3 * GIB},
         required_flops=int(197e12),
-        costs=Costs(int(2 * 197e12), int(197e11), int(819e9), (), 0, 0),
+        costs=Costs(int(2 * 197e12), int(2 * 197e12), int(197e11), int(819e9), (), 0, 0),
         collectives={},
         seconds={"compute": 2.0, "memory": 1.0, "interconnect": 1.0},
         compile_seconds=3.0,
@@ -114,6 +115,15 @@ def test_printed_table_says_what_was_not_counted(config, estimate):
     assert "1 loops of unknown length were counted once" in out.getvalue()
 
 
+def test_float32_is_shown_as_what_it_is_in_bfloat16(config, estimate):
+    out = io.StringIO()
+    exact = changed(estimate, costs=dataclasses.replace(estimate.costs, bfloat16_flops=int(12 * 197e12)))
+    print_estimate(config, exact, Console(file=out, width=200))
+    assert "these in bfloat16, as chips do float32" in out.getvalue()
+    flops = as_dict(config, exact)["flops"]
+    assert flops["as_bfloat16"] == 6 * flops["compiled"]
+
+
 def test_json_has_the_bound_and_none_where_nothing_was_compiled(config, estimate):
     figures = as_dict(config, estimate)
     assert figures["bound_seconds"]["step"] == 2.0
@@ -161,3 +171,34 @@ def test_search_finds_the_best_of_its_neighbours_and_never_tries_one_twice(confi
 
 def test_search_gives_nothing_where_nothing_fits(config, estimate):
     assert search(config, MODEL, 8, lambda _: too_large(estimate), lambda *_: None) == []
+
+
+def test_search_leaves_out_meshes_that_the_slice_cannot_have(config, estimate):
+    estimated = cost_model(estimate)
+
+    def on_a_row_of_chips(candidate):
+        if candidate.mesh.tensor > 1:
+            raise MeshError("mesh ... cannot be laid on chips")
+        return estimated(candidate)
+
+    found = search(config, MODEL, 8, on_a_row_of_chips, lambda *_: None)
+    assert found
+    assert all(tried.mesh.tensor == 1 for tried, _ in found)
+
+
+def test_search_from_a_mesh_that_the_slice_cannot_have_says_so(config):
+    def refused(candidate):
+        raise MeshError("mesh ... cannot be laid on chips")
+
+    with pytest.raises(MeshError, match="cannot be laid on chips"):
+        search(config, MODEL, 8, refused, lambda *_: None)
+
+
+def test_search_takes_a_bound_that_is_four_per_cent_lower_before_less_work(config, estimate):
+    def estimated(candidate):
+        split = candidate.mesh.tensor > 1
+        seconds = {"compute": 1.0, "memory": 0.9} if split else {"compute": 1.04, "memory": 0.1}
+        return changed(estimate, seconds=seconds)
+
+    best, _ = search(config, MODEL, 8, estimated, lambda *_: None)[0]
+    assert best.mesh.tensor > 1

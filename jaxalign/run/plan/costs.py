@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from jaxalign.run.plan.collectives import Collective, find_collectives
-from jaxalign.run.plan.flops import is_kernel, kernel_flops, matrix_flops
+from jaxalign.run.plan.flops import is_kernel, kernel_flops, matrix_flops, num_passes
 from jaxalign.run.plan.hlo import Module
 from jaxalign.run.plan.traffic import bytes_moved
 
@@ -13,11 +13,13 @@ from jaxalign.run.plan.traffic import bytes_moved
 class Costs:
     """Of one device in one run of the program.
 
-    flops are those of matrix products, kernel_flops those among them of attention kernels; bytes are read from and
-    written to main memory. unknown_loops were counted once, unknown_kernels not at all.
+    flops are those of matrix products, kernel_flops those among them of attention kernels. bfloat16_flops are what
+    matrix units do for them: more in float32, other than in kernels, whose precision the program does not say. bytes
+    are read from and written to main memory. unknown_loops were counted once, unknown_kernels not at all.
     """
 
     flops: int
+    bfloat16_flops: int
     kernel_flops: int
     bytes: int
     collectives: tuple[Collective, ...]
@@ -25,9 +27,9 @@ class Costs:
     unknown_kernels: int
 
 
-def count_costs(module: Module, num_devices: int) -> Costs:
-    """The costs of a module that was compiled for so many devices."""
-    products = kernels = moved = unknown_kernels = 0
+def count_costs(module: Module, num_devices: int, *, window: int | None = None) -> Costs:
+    """The costs of a module compiled for so many devices; attention sees the latest `window` tokens, or all of them."""
+    flops = bfloat16 = kernels = moved = unknown_kernels = 0
     collectives: list[Collective] = []
     runs, unknown_loops = module.runs()
     for computation, times in runs:
@@ -35,9 +37,19 @@ def count_costs(module: Module, num_devices: int) -> Costs:
         collectives += [dataclasses.replace(c, bytes=c.bytes * times, times=times) for c in found]
         for owner, instruction in module.with_fused(computation):
             if is_kernel(instruction):
-                of_kernel = kernel_flops(owner, instruction)
+                of_kernel = kernel_flops(owner, instruction, window)
                 kernels += times * of_kernel
                 unknown_kernels += 0 if of_kernel else times
-            products += times * matrix_flops(owner, instruction)
+            elif product := matrix_flops(owner, instruction):
+                flops += times * product
+                bfloat16 += times * product * num_passes(owner, instruction)
         moved += times * sum(bytes_moved(module, computation, i) for i in computation.instructions.values())
-    return Costs(products + kernels, kernels, moved, tuple(collectives), unknown_loops, unknown_kernels)
+    return Costs(
+        flops=flops + kernels,
+        bfloat16_flops=bfloat16 + kernels,
+        kernel_flops=kernels,
+        bytes=moved,
+        collectives=tuple(collectives),
+        unknown_loops=unknown_loops,
+        unknown_kernels=unknown_kernels,
+    )

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from jaxalign.config import Config, ConfigError
+from jaxalign.config import Config
 from jaxalign.models.config import DecoderConfig
-from jaxalign.parallel import AXES, make_mesh
+from jaxalign.parallel import make_mesh
 from jaxalign.parallel.topology import Topology
 from jaxalign.run.plan.collectives import Collective
 from jaxalign.run.plan.compile import TooLargeError, compile_step
@@ -73,8 +72,8 @@ class Estimate:
 def estimate_step(
     config: Config, architecture: DecoderConfig, topology: Topology, workload: Workload, num_steps: int
 ) -> Estimate:
-    """Compile the step for the slice. Raises ConfigError if it does not suit the slice, other than by its memory."""
-    mesh = _mesh_on(topology, config)
+    """Compile the step for the slice. Raises ConfigError or MeshError if it cannot run there, other than for memory."""
+    mesh = make_mesh(config.mesh, list(topology.devices))
     program = build_program(config, architecture, mesh, num_steps)
     alone = None if workload.alone is None else workload.alone.shape
     batch = abstract_batch(config, workload.shape, alone, mesh)
@@ -87,7 +86,9 @@ def estimate_step(
         memory = before | {"temporaries": max(0, error.needed - sum(before.values()))}
     else:
         memory = memory_of_program(program, before, compiled.memory_analysis())
-        costs = count_costs(parse_hlo(compiled.as_text() or ""), len(topology.devices))
+        costs = count_costs(
+            parse_hlo(compiled.as_text() or ""), len(topology.devices), window=architecture.sliding_window
+        )
     return Estimate(
         topology=topology,
         mesh=dict(mesh.shape),
@@ -100,19 +101,6 @@ def estimate_step(
         compile_seconds=time.monotonic() - start,
         **_timing(costs, topology, list(mesh.devices.flat)),
     )
-
-
-def _mesh_on(topology: Topology, config: Config) -> Mesh:
-    num_devices = len(topology.devices)
-    config.check_devices(num_devices)
-    try:
-        return make_mesh(config.mesh, list(topology.devices))
-    except NotImplementedError as error:
-        axes = dict(zip(AXES, config.mesh.shape(num_devices), strict=True))
-        raise ConfigError(
-            f"mesh {axes} cannot be laid on the chips of {topology.name}: {error}; use sizes that are products of "
-            "its dimensions"
-        ) from error
 
 
 def _timing(costs: Costs | None, topology: Topology, devices: list[jax.Device]) -> dict[str, Any]:
@@ -136,7 +124,7 @@ def _timing(costs: Costs | None, topology: Topology, devices: list[jax.Device]) 
         for kind, found in by_kind.items()
     }
     seconds = {
-        "compute": costs.flops / chip.peak_flops,
+        "compute": costs.bfloat16_flops / chip.peak_flops,
         "memory": costs.bytes / chip.hbm_bandwidth,
         "interconnect": sum(total.seconds for total in totals.values()),
     }

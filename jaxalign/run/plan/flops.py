@@ -9,6 +9,8 @@ from jaxalign.run.plan.hlo import Computation, HloError, Instruction
 
 # Matrix products per block of scores in each kernel of splash attention.
 _SPLASH = {"splash_mha_fwd": 2, "splash_mqa_fwd": 2, "_dq": 3, "_dkv": 4}
+# The numbers in bfloat16 that stand for one in float32, by the precision of a product.
+_PARTS = {"default": 1, "high": 2, "highest": 3}
 
 
 def is_kernel(instruction: Instruction) -> bool:
@@ -16,8 +18,8 @@ def is_kernel(instruction: Instruction) -> bool:
     return instruction.opcode == "custom-call" and '"tpu_custom_call"' in instruction.attributes
 
 
-def kernel_flops(computation: Computation, kernel: Instruction) -> int:
-    """FLOPs of a splash attention kernel over a causal mask; 0 for a kernel that is not known."""
+def kernel_flops(computation: Computation, kernel: Instruction, window: int | None = None) -> int:
+    """FLOPs of a splash attention kernel over a causal mask, or the latest `window` tokens; 0 for an unknown kernel."""
     products = next((n for part, n in _SPLASH.items() if "splash" in kernel.name and part in kernel.name), 0)
     operands = [computation.instructions[name].shapes[0] for name in kernel.operands]
     floats = [x for x in operands if x.dtype in ("bf16", "f32", "f16") and len(x.dims) >= 3]
@@ -26,9 +28,32 @@ def kernel_flops(computation: Computation, kernel: Instruction) -> int:
     query, key = floats[:2]
     # The fused backward kernel makes the gradient of the query too, in parts that are summed afterwards.
     products += "_dkv" in kernel.name and any(len(x.dims) > len(query.dims) for x in kernel.shapes)
-    blocks = max((x.dims[-1] for x in operands if x.dtype == "s8"), default=1)
-    scores = math.prod(query.dims[:-1]) * key.dims[-2]
-    return int(2 * products * scores * query.dims[-1] * (blocks + 1) / (2 * blocks))
+    length, width = key.dims[-2], query.dims[-1]
+    # The mask is given by blocks, [heads, queries, keys]. A window leaves fewer, and one of the two sides is shorter.
+    num = max((size for x in operands if x.dtype == "s8" for size in x.dims[-2:]), default=1)
+    scores = math.prod(query.dims[:-1]) * length * visible_blocks(num, length // num, window) // num**2
+    return 2 * products * scores * width
+
+
+def visible_blocks(num: int, size: int, window: int | None) -> int:
+    """Blocks of scores, of num x num of size x size, in which some query sees some key."""
+    before = (
+        num - 1 if window is None else (window - 2) // size + 1
+    )  # blocks of keys before that of the query
+    return sum(min(block, before) + 1 for block in range(num))
+
+
+def num_passes(computation: Computation, product: Instruction) -> int:
+    """Products in bfloat16, which is all that the matrix units of TPUs multiply, that make up one product.
+
+    An operand in float32 is a sum of parts in bfloat16; the products of small parts with each other are left out.
+    """
+    match = re.search(r"operand_precision=\{(\w+),(\w+)\}", product.attributes)
+    if match is None:
+        return 1
+    dtypes = [computation.instructions[name].shapes[0].dtype for name in product.operands]
+    left, right = (_PARTS.get(p, 1) if t == "f32" else 1 for p, t in zip(match.groups(), dtypes, strict=True))
+    return sum(i + j < max(left, right) for i in range(left) for j in range(right))
 
 
 def matrix_flops(computation: Computation, instruction: Instruction) -> int:

@@ -134,6 +134,10 @@ def _work_table(estimate: Estimate) -> Table:
     table.add_column("devices in a group", justify="right")
     table.add_row("FLOPs that must be done", count_text(estimate.required_flops), "", "")
     table.add_row("FLOPs of the program", count_text(estimate.costs.flops), "", "")
+    if estimate.costs.bfloat16_flops > estimate.costs.flops:
+        table.add_row(
+            "these in bfloat16, as chips do float32", count_text(estimate.costs.bfloat16_flops), "", ""
+        )
     table.add_row("of these in attention kernels", count_text(estimate.costs.kernel_flops), "", "")
     table.add_row("bytes of memory moved", size_text(estimate.costs.bytes), "", "")
     for kind, total in sorted(estimate.collectives.items()):
@@ -170,6 +174,7 @@ def as_dict(config: Config, estimate: Estimate) -> dict[str, Any]:
         "flops": {
             "required": estimate.required_flops,
             "compiled": estimate.costs and estimate.costs.flops,
+            "as_bfloat16": estimate.costs and estimate.costs.bfloat16_flops,
             "attention_kernels": estimate.costs and estimate.costs.kernel_flops,
         },
         "bytes_moved": estimate.costs and estimate.costs.bytes,
