@@ -75,8 +75,9 @@ def load_model(
 ) -> LoadedModel:
     """Load parameters from a run's checkpoint or from a pretrained model.
 
-    `numerics` gives the dtypes of a pretrained model (float32 without it); a run keeps its own. `with_base=False`
-    leaves out the base of an adapter. Raises ConfigError or CheckpointError.
+    `numerics` gives the dtypes of a pretrained model (float32 without it); a run keeps its own. Attention is that of
+    these devices, whatever a run was trained with. `with_base=False` leaves out the base of an adapter.
+    Raises ConfigError or CheckpointError.
     """
     mesh = make_mesh(MeshConfig(data=1, fsdp="rest"))
     if is_run(path):
@@ -86,9 +87,16 @@ def load_model(
     checkpoint = open_checkpoint(path)
     # Without a run the numbers are float32, unless the numerics of another one are given.
     numerics = numerics or ModelConfig(path=path, dtype="float32", param_dtype="float32")
-    policy = make_policy(numerics.model_copy(update={"lora": None}), checkpoint.config, mesh)
+    policy = make_policy(
+        _with_own_kernel(numerics.model_copy(update={"lora": None})), checkpoint.config, mesh
+    )
     params = _pretrained(checkpoint, policy.decoder, mesh)
     return LoadedModel(checkpoint, policy, params, None, mesh, None, None)
+
+
+def _with_own_kernel(config: ModelConfig) -> ModelConfig:
+    """The same model with the kernel of these devices: a run may have been on others, and all kernels mean the same."""
+    return config.model_copy(update={"attention": "auto"})
 
 
 def run_config(path: Path) -> Config | None:
@@ -110,7 +118,7 @@ def _load_run(workdir: Path, step: int | None, mesh: Mesh, with_base: bool) -> L
         raise ConfigError(
             f"{config.model.path} is not the model that {workdir} was trained from: its contents have changed"
         )
-    policy = make_policy(config.model, checkpoint.config, mesh)
+    policy = make_policy(_with_own_kernel(config.model), checkpoint.config, mesh)
     decoder = policy.decoder
     adapter = config.model.lora is not None
     abstract = decoder.abstract_lora() if adapter else decoder.abstract_params()
