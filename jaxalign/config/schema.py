@@ -96,7 +96,7 @@ class AdaptiveConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """Held-out figures during training; needs held-out data."""
+    """Held-out figures during training, which need held-out data; and the size of batches where nothing trains."""
 
     every_steps: int | None = Field(default=None, ge=1, description="null: only before and after")
     max_pairs: int | None = Field(
@@ -105,7 +105,9 @@ class EvaluationConfig(Settings):
         description="evaluate a random choice of so many held-out pairs; null: all of them",
     )
     batch_size: int | None = Field(
-        default=None, ge=1, description="pairs at a time; null: four micro-batches of training"
+        default=None,
+        ge=1,
+        description="pairs at a time, in the passes before training too; null: four micro-batches of training",
     )
 
 
@@ -168,13 +170,12 @@ class Config(Settings):
             raise ValueError(
                 f"optimizer.warmup_steps={warmup_steps} leaves nothing of train.num_steps={num_steps}; lower it"
             )
-        if self.evaluation != EvaluationConfig() and not self.data.has_heldout:
-            raise ValueError("evaluation has no effect without data.heldout or data.heldout_fraction")
         if self.loss.batch_level and self.train.num_micro_batches > 1:
             raise ValueError(
                 f"loss {self.loss.name} compares the pairs of a whole batch with each other: "
                 f"train.num_micro_batches={self.train.num_micro_batches} would change its meaning; set it to 1"
             )
+        self._check_evaluation()
         self._check_balance()
         self._check_sampling()
         self.make_objective()  # the rules check their own options
@@ -196,6 +197,25 @@ class Config(Settings):
     def reads_reference_mi(self) -> bool:
         """Whether the loss reads mutual information under the reference."""
         return "balance" in self.loss.rules and self.adaptive.mi_source == "reference"
+
+    @property
+    def needs_reference_figures(self) -> bool:
+        """Whether training reads figures of its pairs under the reference that are known before it starts."""
+        read = self.reads_reference_mi or self.loss.reads == "margin_rewards"
+        return self.reference.mode == "precomputed" or read
+
+    def _check_evaluation(self) -> None:
+        if self.data.has_heldout:
+            return
+        useless = ["every_steps", "max_pairs"]
+        computed = self.needs_reference_figures and self.reference.file is None
+        if not computed and self.loss.reads != "margin_rewards":
+            useless.append("batch_size")  # no pass goes over the training pairs either
+        for name in useless:
+            if getattr(self.evaluation, name) is not None:
+                raise ValueError(
+                    f"evaluation.{name} has no effect without data.heldout or data.heldout_fraction; remove it"
+                )
 
     def _check_balance(self) -> None:
         balance = self.adaptive.balance

@@ -282,9 +282,41 @@ def test_reference_without_adapter_cannot_be_the_adapter_base(settings):
     assert "reference.mode adapter_base needs model.lora; use precomputed or online" in message
 
 
-def test_evaluation_without_held_out_data_is_refused(settings):
-    message = error_of(settings, data={"heldout": []}, evaluation={"every_steps": 2})
-    assert "evaluation has no effect without data.heldout or data.heldout_fraction" in message
+@pytest.mark.parametrize("name", ["every_steps", "max_pairs"])
+def test_evaluation_without_held_out_data_is_refused_by_its_key(settings, name):
+    message = error_of(settings, data={"heldout": []}, evaluation={name: 2})
+    assert (
+        f"evaluation.{name} has no effect without data.heldout or data.heldout_fraction; remove it" in message
+    )
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"loss": {"name": "dpo"}, "reference": {"mode": "online"}},
+        {"loss": {"name": "simpo"}, "reference": {"mode": "none"}},
+        {"loss": {"name": "dpo"}, "reference": {"file": "reference.safetensors"}},
+    ],
+    ids=["online", "none", "file"],
+)
+def test_evaluation_batch_size_is_refused_where_no_pass_has_it(settings, sections):
+    message = error_of(settings, data={"heldout": []}, evaluation={"batch_size": 2}, **sections)
+    assert "evaluation.batch_size has no effect without data.heldout or data.heldout_fraction" in message
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"loss": {"name": "dpo"}},
+        {"loss": {"name": "cat_b_dpo"}, "reference": {"mode": "online"}},
+        {"loss": {"name": "modpo", "margin_model": "margin"}, "reference": {"file": "reference.safetensors"}},
+    ],
+    ids=["reference-pass", "mutual-information", "margin-model"],
+)
+def test_evaluation_batch_size_of_passes_before_training_needs_no_held_out_data(settings, sections):
+    data = {**settings["data"], "heldout": []}
+    changed = {**settings, "data": data, "evaluation": {"batch_size": 2}, **sections}
+    assert parse_config(changed, "run.yaml").evaluation_batch_size() == 2
 
 
 @pytest.mark.parametrize("lengths", [{}, {"num_epochs": 2, "num_steps": 5}])
