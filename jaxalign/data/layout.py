@@ -41,14 +41,13 @@ class RowLayout:
         self._items = pair_items(dataset.lengths, share_prefix=config.share_prefix)
         self._check_prompts()
         self.padding: float | None = None  # share of the run's row tokens that are padding, where it is known
-        tokens = self._items.tokens.max(axis=1)
-        longest = int(tokens.argmax())
+        origin, tokens = self.longest
         sizes: dict[str, Any] = {
             "num_groups": num_groups,
             "multiple": multiple,
             "length": config.length,
-            "longest": int(tokens[longest]),
-            "name": f"pair {dataset.origins[longest]}",
+            "longest": tokens,
+            "name": f"pair {origin}",
         }
         if micro_batches is None:
             self.shape = any_shape(self._items, micro_batch_size, **sizes)
@@ -57,6 +56,13 @@ class RowLayout:
             self.shape = run_shape(items, config.layout, **sizes)
             places = len(micro_batches) * self.shape.num_rows * self.shape.length
             self.padding = 1.0 - float(items.tokens.sum()) / places
+
+    @property
+    def longest(self) -> tuple[str, int]:
+        """The pair with the most tokens in a row: where it is from, and how many."""
+        tokens = self._items.tokens.max(axis=1)
+        pair = int(tokens.argmax())
+        return self._dataset.origins[pair], int(tokens[pair])
 
     def rows(self, index: np.ndarray) -> Rows:
         """The rows of micro-batches of pairs `index` [M, B], stacked."""

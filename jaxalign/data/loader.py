@@ -82,6 +82,11 @@ class PairLoader:
         """The share of row tokens that are padding, over the whole run; None if its pairs depend on a state."""
         return self._layout.padding
 
+    @property
+    def longest(self) -> tuple[str, int]:
+        """The pair with the most tokens in a row: where it is from, and how many."""
+        return self._layout.longest
+
     def over(self, dataset: TokenizedDataset) -> "PairLoader":
         """The same batches of a data set that has other figures (reference_logps, mi, scores) beside the same pairs."""
         other = copy.copy(self)

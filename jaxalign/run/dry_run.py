@@ -16,10 +16,10 @@ from jaxalign.parallel import AXES, device_bytes, num_groups, tree_shardings
 from jaxalign.parallel.mesh import abstract_mesh
 from jaxalign.run.checks import usable_data
 from jaxalign.run.data import load_data, load_tokenizer
+from jaxalign.run.loader import describe_rows, make_loader
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import check_margin_model, margin_model_bytes
 from jaxalign.run.policy import Policy, make_policy, row_multiple
-from jaxalign.run.setup import make_loader
 from jaxalign.run.workdir import run_to_resume
 from jaxalign.training.loss_settings import ModpoConfig
 from jaxalign.training.optimizer import make_optimizer, make_schedule
@@ -39,29 +39,26 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
     num_devices = config.mesh.num_devices() or jax.device_count()
     config.check_devices(num_devices)
     checkpoint = open_checkpoint(config.model.path)
+    here = num_devices == jax.device_count()
+    # Devices that are not here may have any kernel: of these only shapes are checked.
+    model = config.model if here else config.model.model_copy(update={"attention": "auto"})
+    policy = make_policy(model, checkpoint.config, None)
+    checkpoint.check(policy.decoder.abstract_params())
     tokenizer = load_tokenizer(config)
     data = usable_data(load_data(config.data, tokenizer), checkpoint, config)
-    policy = make_policy(config.model, checkpoint.config, None)
-    checkpoint.check(policy.decoder.abstract_params())
     if isinstance(config.loss, ModpoConfig):
         fingerprint = model_fingerprint(checkpoint)
         check_margin_model(config.loss.margin_model, config.model, checkpoint, tokenizer, fingerprint)
     show_pairs(data.train, tokenizer, console)
-    here = num_devices == jax.device_count()
     loader = loader_for(config, data.train, num_devices, here=here)
-    steps, shape, padding = loader.num_steps, loader.shape, loader.padding
-    console.print(
-        f"{steps} steps of at most {config.train.batch_size} pairs: {config.train.num_micro_batches} x "
-        f"{shape.num_rows} rows of {shape.length} tokens"
-        + ("" if padding is None else f", {padding:.1%} of them padding")
-    )
+    console.print(describe_rows(config, loader))
     axes = dict(zip(AXES, config.mesh.shape(num_devices), strict=True))
     console.print(f"mesh {axes} over {num_devices} devices")
     if not here:
         console.print(
             f"this machine has {jax.device_count()} devices: only shapes were checked for {num_devices}"
         )
-    console.print(memory_table(config, policy, num_devices, steps, shape))
+    console.print(memory_table(config, policy, num_devices, loader.num_steps, loader.shape))
     if resumed is not None:
         console.print(f"{workdir} holds a run that would be resumed", markup=False)
     console.print("nothing was found that keeps the configuration from running; nothing was trained")

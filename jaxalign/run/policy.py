@@ -83,11 +83,11 @@ def make_policy(
     architecture: DecoderConfig,
     mesh: Mesh | None,
 ) -> Policy:
-    """The policy of a configuration on a mesh; without a mesh activations are left where they fall.
+    """The policy of a configuration on a mesh; without one, on the devices at hand, activations left where they fall.
 
     Raises ConfigError if the attention that is asked for cannot compute this model there.
     """
-    platform = "cpu" if mesh is None else platform_of(mesh)
+    platform = jax.default_backend() if mesh is None else platform_of(mesh)
     decoder = build_decoder(
         architecture,
         compute_dtype=jnp.dtype(config.dtype),
@@ -107,23 +107,27 @@ def head_functions(chunk_size: int, mesh: Mesh | None) -> Callable[..., HeadFn]:
     return functools.partial(head_on_mesh, mesh, chunk_size=chunk_size)
 
 
+def check_attention(config: ModelConfig, architecture: DecoderConfig, platform: str) -> None:
+    """Raise ConfigError if the attention that is asked for by name cannot compute this model on a platform."""
+    if config.attention == "auto":
+        return
+    reason = supported(config.attention, platform, head_dim=architecture.head_dim, dtype=config.dtype)
+    if reason is not None:
+        raise ConfigError(f"model.attention {config.attention}: {reason}; use auto")
+
+
 def _attention(
     config: ModelConfig, architecture: DecoderConfig, mesh: Mesh | None, platform: str
 ) -> Attention:
     """The kernel that is asked for, or the platform's own; blockwise where that one cannot compute this model."""
-    automatic = config.attention == "auto"
-    name = default_implementation(platform) if config.attention == "auto" else config.attention
-    reason = supported(
-        name,
-        platform,
-        head_dim=architecture.head_dim,
-        dtype=config.dtype,
-    )
-    if reason is not None and not automatic:
-        raise ConfigError(f"model.attention {name}: {reason}; use auto")
-    if reason is not None:
-        log.info("attention: blockwise, as %s", reason)
-        name = "blockwise"
+    check_attention(config, architecture, platform)
+    name = config.attention
+    if name == "auto":
+        name = default_implementation(platform)
+        reason = supported(name, platform, head_dim=architecture.head_dim, dtype=config.dtype)
+        if reason is not None:
+            log.info("attention: blockwise, as %s", reason)
+            name = "blockwise"
     kernel = make_attention(name, sliding_window=architecture.sliding_window)
     return kernel if mesh is None or mesh.size == 1 else MeshAttention(kernel=kernel, mesh=mesh)
 

@@ -10,31 +10,29 @@ import jax
 import numpy as np
 
 from jaxalign.batch import PairBatch
-from jaxalign.config import Config, ConfigError
+from jaxalign.config import Config
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.data.loader import PairLoader
 from jaxalign.hf.checkpoint import Checkpoint, tokenizer_fingerprint
 from jaxalign.hf.read import open_checkpoint
-from jaxalign.losses import dpo_loss
 from jaxalign.parallel import (
     batch_sharding,
     is_main_process,
     make_mesh,
     num_groups,
     put_global,
-    replicated,
     shardings_of,
 )
 from jaxalign.progress import StageTimes
 from jaxalign.run.checks import limited_heldout, usable_data
 from jaxalign.run.data import RunData, load_data, load_tokenizer
+from jaxalign.run.loader import describe_rows, make_loader
 from jaxalign.run.logps_pass import LogpsPass
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import check_margin_model, margin_model_fingerprint, margin_rewards
-from jaxalign.run.policy import platform_of, row_multiple
+from jaxalign.run.policy import check_attention, platform_of, row_multiple
 from jaxalign.run.program import Program, build_program, frozen_parameters
 from jaxalign.run.reference import reference_ingredients, visited_rows, with_reference
-from jaxalign.training.loop import sampling_state
 from jaxalign.training.loss_settings import ModpoConfig
 from jaxalign.training.reference import reference_key
 from jaxalign.training.state import TrainState
@@ -67,26 +65,6 @@ class Run:
         return self.policy_pass(params, self.frozen, heldout, label="evaluate held-out pairs")
 
 
-def make_loader(config: Config, train: TokenizedDataset, groups: int, multiple: int) -> PairLoader:
-    """Training batches by step, for that many groups of rows. Raises ConfigError if a pair does not fit into a row."""
-    try:
-        return PairLoader(
-            train,
-            batch_size=config.train.batch_size,
-            rows=config.rows,
-            num_micro_batches=config.train.num_micro_batches,
-            num_groups=groups,
-            multiple=multiple,
-            num_steps=config.train.num_steps,
-            num_epochs=config.train.num_epochs,
-            seed=config.train.seed,
-            sampling=config.data.sampling,
-            alone=config.adaptive.mi_source == "policy",
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
 def prepare(
     config: Config, workdir: Path, devices: list[jax.Device] | None = None, *, resuming: bool = False
 ) -> Run:
@@ -100,9 +78,11 @@ def prepare(
     config.check_devices(len(devices))
     mesh = make_mesh(config.mesh, devices)
     checkpoint = open_checkpoint(config.model.path)
+    check_attention(config.model, checkpoint.config, platform_of(mesh))
     tokenizer = load_tokenizer(config)
     data = usable_data(limited_heldout(load_data(config.data, tokenizer), config), checkpoint, config)
     loader = make_loader(config, data.train, num_groups(mesh), row_multiple(platform_of(mesh)))
+    log.info("%s", describe_rows(config, loader))
     program = build_program(config, checkpoint.config, mesh, loader.num_steps)
     fingerprints = _fingerprints(checkpoint, tokenizer, data)
     times.done("read the data")
@@ -176,8 +156,7 @@ def _with_references(
         train = split == "train"
         rows = visited_rows(loader) if train else np.arange(len(dataset))
         with_mi = train and config.reads_reference_mi  # held-out figures do not read MI
-        needed = config.reference.mode == "precomputed" or with_mi or config.loss.reads == "margin_rewards"
-        if train and not needed:
+        if train and not config.needs_reference_figures:
             splits[split] = dataset  # nothing of the pass would be read
             continue
         ingredients = reference_ingredients(config, fingerprints, split, rows, with_mi=with_mi)
@@ -206,35 +185,6 @@ def _with_margin_rewards(
         cache_dir=cache_dir,
     )
     return dataclasses.replace(data, train=dataclasses.replace(data.train, scores=rewards))
-
-
-def check_start(run: Run, state: TrainState) -> None:
-    """Before the first step, plain DPO of the unchanged policy is ln 2, or policy and reference differ."""
-    if run.config.reference.mode == "none":
-        return
-    # No more pairs than training has on the devices at a time.
-    whole = run.loader.batch(0, sampling_state(run.loader, state))
-    fullest = int(whole.weight.sum(axis=1).argmax())
-    host_batch = jax.tree.map(lambda x: x[fullest : fullest + 1], whole)
-    batch = run.place(host_batch)
-    policy, everywhere = run.program.policy, replicated(run.program.mesh)
-    reference_fn = policy.reference_fn(run.config.reference.mode)
-
-    def both(params: Any, frozen: Any, batch: PairBatch) -> tuple[jax.Array, jax.Array]:
-        micro = jax.tree.map(lambda x: x[0], batch)
-        return policy.logps(params, frozen, micro), reference_fn(frozen, micro)
-
-    logps, reference = jax.jit(both, out_shardings=everywhere)(state.params, run.frozen, batch)
-    loss = dpo_loss(*np.asarray(logps).T, *np.asarray(reference).T, beta=run.config.loss.reward_beta)
-    real = host_batch.weight[0] > 0
-    mean = float(np.asarray(loss, np.float64)[real].mean())
-    if not abs(mean - np.log(2.0)) < 1e-3:
-        raise ConfigError(
-            f"plain DPO of the unchanged policy is {mean:.6f}, expected ln 2 = {np.log(2.0):.6f} within 0.001: "
-            f"policy and reference do not compute the same. With model.dtype {run.config.model.dtype} try float32; "
-            "a reference file must come from this model"
-        )
-    log.info("start: plain DPO of the unchanged policy is %.6f (ln 2 = %.6f)", mean, np.log(2.0))
 
 
 def _fingerprints(checkpoint: Checkpoint, tokenizer: Any, data: RunData) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.parallel import is_main_process
 from jaxalign.run.manifest import check_same, make_manifest, with_resumption, write_json
 from jaxalign.run.program import abstract_batch
-from jaxalign.run.setup import Run, check_start, prepare
+from jaxalign.run.setup import Run, prepare
+from jaxalign.run.start import check_start
 from jaxalign.run.workdir import locked, run_to_resume
 from jaxalign.training.checkpoint import Checkpointer
 from jaxalign.training.log import MetricsLog
