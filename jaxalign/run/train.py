@@ -42,6 +42,23 @@ class TrainResult:
     after: PreferenceReport | None
 
 
+@dataclasses.dataclass
+class HeldoutReports:
+    """Figures of the held-out pairs of a run; the newest are kept, as the last step may ask for them twice."""
+
+    run: Run
+    _newest: PreferenceReport | None = None
+
+    def of(self, state: TrainState) -> PreferenceReport | None:
+        """Figures at a state, None without held-out pairs."""
+        heldout, step = self.run.data.heldout, int(state.step)
+        if heldout is None:
+            return None
+        if self._newest is None or self._newest.step != step:
+            self._newest = _compare(self.run, heldout, self.run.heldout_logps(state.params), step)
+        return self._newest
+
+
 def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None) -> TrainResult:
     """Train to the last step, from the newest checkpoint in `workdir` if there is one, on all devices unless given."""
     old = run_to_resume(config, workdir)
@@ -61,9 +78,10 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
         state = _start(run, checkpointer)
         run.times.done("check the start" if run.new_state is not None else "restore the checkpoint")
         before = _report_before(run, state, workdir)
-        state, finished = _run_loop(run, state, checkpointer, workdir)
+        heldout = HeldoutReports(run)
+        state, finished = _run_loop(run, state, checkpointer, workdir, heldout)
         step = int(state.step)
-        after = _report(run, state) if finished else None
+        after = heldout.of(state) if finished else None
         if after is not None and is_main_process():
             write_json(workdir / "evaluation" / "after.json", after.as_dict())
     if finished and is_main_process():  # here the last checkpoint is complete
@@ -90,7 +108,7 @@ def _start(run: Run, checkpointer: Checkpointer) -> TrainState:
 
 
 def _run_loop(
-    run: Run, state: TrainState, checkpointer: Checkpointer, workdir: Path
+    run: Run, state: TrainState, checkpointer: Checkpointer, workdir: Path, heldout: HeldoutReports
 ) -> tuple[TrainState, bool]:
     config = run.config
     schedule = LoopSchedule(
@@ -101,7 +119,7 @@ def _run_loop(
     )
 
     def evaluate(current: TrainState) -> dict[str, float | None]:
-        report = _report(run, current)
+        report = heldout.of(current)
         return {} if report is None else report.figures()
 
     step_fn = _compiled_step(run, state)
@@ -133,14 +151,6 @@ def _compiled_step(run: Run, state: TrainState) -> StepFn:
         return run.program.step
     batch = abstract_batch(run.config, run.loader.shape, run.loader.alone_shape, run.program.mesh)
     return run.program.lower(batch).compile()
-
-
-def _report(run: Run, state: TrainState) -> PreferenceReport | None:
-    """Figures of the held-out pairs, None without any."""
-    heldout = run.data.heldout
-    if heldout is None:
-        return None
-    return _compare(run, heldout, run.heldout_logps(state.params), int(state.step))
 
 
 def _compare(run: Run, heldout: TokenizedDataset, policy: np.ndarray, step: int) -> PreferenceReport:
