@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from jaxalign.batch import CHOSEN, PROMPT, REJECTED, Places
-from jaxalign.ops.visibility import Attention, check_shapes
+from jaxalign.ops.visibility import ATTENTION_RESULTS, Attention, check_shapes
 
 LANES = 128
 """What the length of a row in the kernel must be a multiple of; rows are padded to it."""
@@ -102,6 +102,7 @@ class SplashAttention(Attention):
             attn_logits_soft_cap=self.soft_cap,
             head_shards=1,  # of the heads that this device has: the mesh is the caller's
             q_seq_shards=1,
+            residual_checkpoint_name=ATTENTION_RESULTS,
             interpret=self.interpret,
         )
         heads_first = (x.swapaxes(1, 2) for x in (query, key, value))
