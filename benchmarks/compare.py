@@ -254,5 +254,13 @@ def ratio_line(ours: Run, theirs: Run) -> str:
     )
 
 
+def print_round(runs: Sequence[Run], case: Case, order: Order, peak: Peak, *, micro_batches: int) -> bool:
+    """Print what a round of jaxalign and a peer in so many micro-batches found; whether their first steps agree."""
+    for run in runs:
+        print(run_line(run, case, order, peak))
+    print(f"{ratio_line(*runs)}; its micro-batches: {micro_batches}", flush=True)
+    return agree(*runs)
+
+
 def cpu_count() -> int:
     return os.cpu_count() or 1

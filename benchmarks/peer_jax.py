@@ -21,7 +21,6 @@ from compare import (
     Case,
     Order,
     Run,
-    agree,
     alternate,
     arguments,
     case_line,
@@ -29,8 +28,7 @@ from compare import (
     each_case,
     find_peak,
     limit_memory,
-    ratio_line,
-    run_line,
+    print_round,
     start_jaxalign,
     with_less_memory,
 )
@@ -99,10 +97,7 @@ def compare_case(case: Case, python: Path, num_steps: int, peak: Peak, kinds: Se
         runs, order, accumulation = one_round(case, python, num_steps, precomputed=precomputed)
         if i == 0:
             print(f"\n{case_line(case, order, num_steps, peak)}\n{COLUMNS}")
-        for run in runs:
-            print(run_line(run, case, order, peak))
-        print(f"{ratio_line(*runs)}; Tunix: {accumulation} micro-batches", flush=True)
-        fine &= agree(*runs)
+        fine &= print_round(runs, case, order, peak, micro_batches=accumulation)
     return fine
 
 

@@ -27,7 +27,6 @@ from compare import (
     Case,
     Order,
     Run,
-    agree,
     alternate,
     arguments,
     case_line,
@@ -37,7 +36,7 @@ from compare import (
     each_case,
     find_peak,
     limit_memory,
-    ratio_line,
+    print_round,
     run_line,
     start_jaxalign,
     with_less_memory,
@@ -162,19 +161,14 @@ def compare_case(case: Case, versions: Sequence[Trl], num_steps: int, peak: Peak
         runs, (order, _), accumulation = one_round(case, trl, num_steps)
         if i == 0:
             print(f"\n{case_line(case, order, num_steps, peak)}\n{COLUMNS}")
-        for run in runs:
-            print(run_line(run, case, order, peak))
-        print(f"{ratio_line(*runs)}; TRL: {accumulation} micro-batches", flush=True)
-        fine &= agree(*runs)
+        fine &= print_round(runs, case, order, peak, micro_batches=accumulation)
         speeds[trl] = 1 / runs[1].total
     fastest = max(speeds, key=lambda trl: speeds[trl])
     print(f"  the faster TRL is {fastest.version}")
     if (parts := cpu_micro_batches(case)) > 1:
         print("  with as many micro-batches on both sides:")
-        runs, (order, _), _ = one_round(case, fastest, num_steps, micro_batches=parts)
-        for run in runs:
-            print(run_line(run, case, order, peak))
-        print(ratio_line(*runs), flush=True)
+        runs, (order, _), accumulation = one_round(case, fastest, num_steps, micro_batches=parts)
+        fine &= print_round(runs, case, order, peak, micro_batches=accumulation)
     if case.name != "uniform":
         runs, orders, _ = one_round(case, fastest, len(case.lengths) // case.batch_size, grouped=True)
         print("  a whole epoch, TRL's batches grouped by length (other batches than those of jaxalign):")
