@@ -39,7 +39,7 @@ class ModelConfig(Settings):
     param_dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the parameters")
     remat: Literal["none", "dots", "full"] = Field(
         default="full",
-        description="what the backward pass recomputes: nothing, all but matrix products, or all",
+        description="what the backward pass recomputes: nothing, all but matrix products and attention, or all",
     )
     attention: Literal["auto", "dense", "blockwise", "splash", "cudnn"] = Field(
         default="auto", description="kernel; auto: splash on TPU, cudnn on GPU, blockwise elsewhere"

@@ -148,8 +148,9 @@ def _keep(
 ) -> tuple[tuple[jax.Array, jax.Array], _Kept]:
     train = options.train_head
     one_chunk = _num_chunks(hidden.shape, options.chunk_size) == 1
-    keep = {"keep_logits": train and one_chunk, "keep_means": not train}
-    terms, (embedding, logits, means) = _forward(hidden, head, columns, options, **keep)
+    terms, (embedding, logits, means) = _forward(
+        hidden, head, columns, options, keep_logits=train and one_chunk, keep_means=not train
+    )
     return terms, _Kept(hidden if train else None, embedding, columns, *terms, logits, means)
 
 

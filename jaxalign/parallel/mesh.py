@@ -67,9 +67,8 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     shape = config.shape(len(devices))
     try:
         return _laid_out(shape, devices)
-    except (
-        NotImplementedError
-    ) as error:  # most kinds of TPU cannot give one axis a part of a physical dimension
+    except NotImplementedError as error:
+        # Most kinds of TPU cannot give one axis a part of a physical dimension.
         lengths = " x ".join(
             str(len(set(places))) for places in zip(*(d.coords for d in devices), strict=True)
         )

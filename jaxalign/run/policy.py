@@ -88,21 +88,22 @@ def make_policy(
     Raises ConfigError if the attention that is asked for cannot compute this model there.
     """
     platform = jax.default_backend() if mesh is None else platform_of(mesh)
+    split = None if mesh is None or mesh.size == 1 else mesh  # the kernels of one device need no mesh
     decoder = build_decoder(
         architecture,
         compute_dtype=jnp.dtype(config.dtype),
         param_dtype=jnp.dtype(config.param_dtype),
         remat=config.remat,
         lora=config.lora,
-        attention=_attention(config, architecture, mesh, platform),
+        attention=_attention(config, architecture, split, platform),
         **({} if mesh is None else {"constrain": make_constrain(mesh)}),
     )
-    return Policy(decoder, head_functions(config.logps_chunk_size, mesh))
+    return Policy(decoder, head_functions(config.logps_chunk_size, split))
 
 
 def head_functions(chunk_size: int, mesh: Mesh | None) -> Callable[..., HeadFn]:
     """By `train_head`, the head of a model on a mesh."""
-    if mesh is None or mesh.size == 1:
+    if mesh is None:
         return functools.partial(functools.partial, token_logps, chunk_size=chunk_size)
     return functools.partial(head_on_mesh, mesh, chunk_size=chunk_size)
 
@@ -129,7 +130,7 @@ def _attention(
             log.info("attention: blockwise, as %s", reason)
             name = "blockwise"
     kernel = make_attention(name, sliding_window=architecture.sliding_window)
-    return kernel if mesh is None or mesh.size == 1 else MeshAttention(kernel=kernel, mesh=mesh)
+    return kernel if mesh is None else MeshAttention(kernel=kernel, mesh=mesh)
 
 
 def platform_of(mesh: Mesh) -> str:

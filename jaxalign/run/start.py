@@ -48,11 +48,11 @@ def check_start(run: Run, state: TrainState) -> None:
     mean = float(np.asarray(loss, np.float64)[real].mean())
     tolerance = start_tolerance(host_batch.lengths[0][real], beta, dtype)
     if not abs(mean - np.log(2.0)) < tolerance:
-        float32 = "" if dtype == "float32" else f"With model.dtype {dtype} try float32; "
+        in_float32 = "" if dtype == "float32" else f". With model.dtype {dtype} try float32"
         raise ConfigError(
             f"plain DPO of the unchanged policy is {mean:.6f}, expected ln 2 = {np.log(2.0):.6f} within "
-            f"{tolerance:.2g}: policy and reference do not compute the same. {float32}a reference file must come from "
-            "this model"
+            f"{tolerance:.2g}: policy and reference do not compute the same. A reference file must come from "
+            f"this model{in_float32}"
         )
     log.info("start: plain DPO of the unchanged policy is %.6f (ln 2 = %.6f)", mean, np.log(2.0))
 

@@ -37,9 +37,8 @@ def kernel_flops(computation: Computation, kernel: Instruction, window: int | No
 
 def visible_blocks(num: int, size: int, window: int | None) -> int:
     """Blocks of scores, of num x num of size x size, in which some query sees some key."""
-    before = (
-        num - 1 if window is None else (window - 2) // size + 1
-    )  # blocks of keys before that of the query
+    # Of keys before that of the query:
+    before = num - 1 if window is None else (window - 2) // size + 1
     return sum(min(block, before) + 1 for block in range(num))
 
 
