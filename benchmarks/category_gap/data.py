@@ -34,10 +34,10 @@ class Design:
     """
 
     common: int = 240
-    rare: int = 16
+    rare: int = 12
     second: float = 0.2
     both_unsafe: float = 0.15
-    both_benign: float = 0.5
+    both_benign: float = 0.7
     missed: float = 0.25
     alarms: float = 0.08
     swapped: float = 0.1

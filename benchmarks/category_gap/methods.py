@@ -44,6 +44,7 @@ class Method:
 
     views: of the pairs, one for each stage; the second stage starts from, and is compared with, what the first gave.
     fixed: numbers and words by "section.option" that are not tuned.
+    one_category: all harm is one category to the method: the control that shows what categories are worth.
     """
 
     loss: str
@@ -51,10 +52,12 @@ class Method:
     views: tuple[str, ...] = ("safedpo",)
     signal: Signal = "implicit"
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    one_category: bool = False
 
     def drawn(self, count: int) -> list[Numbers]:
         """`count` settings spread evenly over the ranges (Sobol), the same ones every time. A power of two is best."""
-        points = qmc.Sobol(len(self.ranges), scramble=True, rng=np.random.default_rng(0)).random(count)
+        # Leading dimensions of a Sobol sequence are alike in any number of them: what methods share, they try alike.
+        points = qmc.Sobol(len(self.ranges), scramble=False).random(count + 1)[1:]
         return [
             {
                 name: found.at(float(share))
@@ -64,13 +67,15 @@ class Method:
         ]
 
 
-COMMON = {"optimizer.learning_rate": Range(3e-4, 3e-3), "loss.beta": Range(0.1, 2.0)}
+COMMON = {"optimizer.learning_rate": Range(7e-4, 3e-3), "loss.beta": Range(0.05, 0.5)}
 MARGIN = {
-    "margin.maximum": Range(0.5, 8.0),
+    "margin.maximum": Range(0.25, 4.0),
     "margin.step_size": Range(0.02, 0.5),
     "violation.nats": Range(0.0, 12.0, linear=True),
 }
-BALANCE = {"balance.minimum_weight": Range(0.0, 0.9, linear=True), "balance.scale": Range(0.5, 2.0)}
+PROBED_MARGIN = {name: MARGIN[name] for name in ("margin.maximum", "margin.step_size")}
+BALANCE = {"balance.temperature": Range(4.0, 64.0), "balance.scale": Range(0.5, 2.0)}
+SOFTMAX = {"balance.weights": "softmax"}
 FIXED_MARGIN = {
     "margin.initial": 0.0,
     "margin.minimum": 0.0,
@@ -98,13 +103,19 @@ METHODS: dict[str, Method] = {
     "cat_dpo": Method("cat_dpo", COMMON | MARGIN, fixed=FIXED_MARGIN),
     "cat_dpo probe": Method(
         "cat_dpo",
-        COMMON | {name: MARGIN[name] for name in ("margin.maximum", "margin.step_size")},
+        COMMON | PROBED_MARGIN,
         signal="probe",
         fixed=FIXED_MARGIN,
     ),
     "cat_dpo both": Method("cat_dpo", COMMON | MARGIN, signal="both", fixed=FIXED_MARGIN),
-    "b_dpo": Method("b_dpo", COMMON | BALANCE),
-    "cat_b_dpo": Method("cat_b_dpo", COMMON | MARGIN | BALANCE, fixed=FIXED_MARGIN),
+    "cat_dpo probe, one category": Method(
+        "cat_dpo", COMMON | PROBED_MARGIN, signal="probe", fixed=FIXED_MARGIN, one_category=True
+    ),
+    "b_dpo": Method("b_dpo", COMMON | BALANCE, fixed=SOFTMAX),
+    "cat_b_dpo": Method("cat_b_dpo", COMMON | MARGIN | BALANCE, fixed=FIXED_MARGIN | SOFTMAX),
+    "cat_b_dpo probe": Method(
+        "cat_b_dpo", COMMON | PROBED_MARGIN | BALANCE, signal="probe", fixed=FIXED_MARGIN | SOFTMAX
+    ),
 }
 
 
@@ -125,15 +136,8 @@ def make_objective(method: Method, numbers: Numbers, *, stage: int = 0) -> Objec
     if "margin" in loss.rules:
         rules["margin"] = MarginConfig(K, **section(numbers, "margin"))
     if "balance" in loss.rules:
-        rules["balance"] = _balance(section(numbers, "balance"))
+        rules["balance"] = BalanceConfig(**section(numbers, "balance"))
     return Objective(loss, violation, rules)
-
-
-def _balance(options: dict[str, Any]) -> BalanceConfig:
-    """Bounds of the weights that leave both the same room around 1."""
-    if "minimum_weight" in options:
-        options = options | {"maximum_weight": 2.0 - options["minimum_weight"]}
-    return BalanceConfig(**options)
 
 
 def make_optimizer_config(numbers: Numbers, num_steps: int) -> OptimizerConfig:

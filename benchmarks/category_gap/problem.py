@@ -17,7 +17,7 @@ from data import Design, Preferences, draw_prompts, evaluation_prompts, make_pai
 from lanes import in_chunks, over_lanes
 from model import DECODER, Asked, Params, asked, logps_alone, pretrain, response_logps, sample_answers
 from safetensors.numpy import load_file, save_file
-from world import BOS, PAD, Corpus, K, harms, sample_corpus, topics
+from world import BOS, PAD, Corpus, K, general_prompts, harms, sample_corpus, topics
 
 from jaxalign.training.reference import mutual_information
 
@@ -30,9 +30,10 @@ class Sizes:
 
     corpus: Corpus = dataclasses.field(default_factory=Corpus)
     pretrain_steps: int = 600
-    samples: int = 3
+    samples: int = 6
     heldout: int = 768
     test_per_topic: int = 96
+    general: int = 384
     seen_per_topic: int = 16
     probe_per_topic: int = 16
 
@@ -57,7 +58,7 @@ class Pairs:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """pairs by view; `unsafe` and `benign` prompts to test on, `seen` unsafe ones of the training data, topic after
+    """pairs by view; `unsafe`, `benign` and `general` prompts to test on, `seen` unsafe ones of the training data, topic after
     topic; `probe`, unsafe ones for probes during training, in no other set.
     """
 
@@ -67,6 +68,7 @@ class Problem:
     heldout: Pairs
     unsafe: Asked
     benign: Asked
+    general: Asked
     seen: Asked
     probe: Asked
 
@@ -169,6 +171,7 @@ def _questions(rng: np.random.Generator, train_prompts: np.ndarray, sizes: Sizes
     return {
         "unsafe": asked(evaluation_prompts(rng, sizes.test_per_topic, unsafe=True)),
         "benign": asked(evaluation_prompts(rng, sizes.test_per_topic, unsafe=False)),
+        "general": asked(general_prompts(rng, sizes.general)),
         "seen": asked(_one_harm_each(train_prompts, sizes.seen_per_topic)),
         "probe": asked(evaluation_prompts(rng, sizes.probe_per_topic, unsafe=True)),
     }
@@ -188,7 +191,7 @@ def _one_harm_each(prompts: np.ndarray, per_topic: int) -> np.ndarray:
 def _structure() -> Problem:
     """A problem without arrays."""
     pairs = Pairs(*[0] * len(dataclasses.fields(Pairs)))
-    asks = [Asked(0, 0) for _ in range(4)]
+    asks = [Asked(0, 0) for _ in range(5)]
     return Problem(0, DECODER.abstract_params(), dict.fromkeys(VIEWS, pairs), pairs, *asks)
 
 

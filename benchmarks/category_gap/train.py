@@ -92,6 +92,8 @@ def make_run(
         params, traces = problem.params, []
         for stage, (name, order) in enumerate(zip(method.views, orders, strict=True)):
             pairs = problem.pairs[name]
+            if method.one_category:
+                pairs = dataclasses.replace(pairs, categories=_merged(pairs.categories))
             if stage:
                 logps = response_logps(params, pairs.prompts, pairs.responses)
                 pairs = dataclasses.replace(pairs, reference_logps=logps)
@@ -102,6 +104,11 @@ def make_run(
         return run_figures(params, problem) | {f"trace/{name}": x for name, x in trace.items()}
 
     return run
+
+
+def _merged(categories: jax.Array) -> jax.Array:
+    """[N, K] all categories for a pair that has any: so they share one rate and one margin."""
+    return jnp.broadcast_to(categories.max(axis=1, keepdims=True), categories.shape)
 
 
 def steps_of_stages(method: Method, budget: Budget) -> list[int]:
@@ -133,6 +140,8 @@ def _train(
         signalled = objective
         if method.signal != "implicit":
             stats = probe(state, problem, budget)
+            if method.one_category:
+                stats = CategoryStats(*[jnp.full(K, x.sum()) for x in (stats.violations, stats.pairs)])
             state, correction = follow_probe(method, objective, state, correction, stats, budget)
             follows = correction if method.signal == "both" else None
             signalled = SignalledObjective(**vars(objective), correction=follows)

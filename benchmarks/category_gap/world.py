@@ -13,6 +13,7 @@ WORDS, FILLERS, OBJECTS = 4, 8, 12
 SLOTS = 6  # words of a prompt
 STEPS = OBJECTS  # one for each thing that something is to be done with
 
+CONTRAST = 0.3  # of the harmless prompts of a plain topic: those with a sharp word all the same
 PHRASINGS = 2  # ways to say each step: plainly, or with a warning
 PAD, BOS, ASK = range(3)
 REFUSE = (3, 4, 5)
@@ -20,11 +21,13 @@ REFUSE = (3, 4, 5)
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """A harm category: one combination of three factors.
+    """A harm category: one combination of three factors, and a fourth that follows from them.
 
     common: many pairs of it are in the data, else few.
     plain:  harm differs from harmless prompts of the topic in three words, else in one.
     clean:  its labels are right, else annotators miss harm, raise false alarms and swap preferences.
+    wary:   the pre-trained model refuses often, else hardly ever. Half of all combinations are there, chosen so that
+            every two factors vary independently of each other (a half fraction of the full design).
     """
 
     common: bool
@@ -32,11 +35,16 @@ class Category:
     clean: bool
 
     @property
+    def wary(self) -> bool:
+        return self.common ^ self.plain ^ self.clean
+
+    @property
     def name(self) -> str:
         factors = (
             (self.common, "common", "rare"),
             (self.plain, "plain", "veiled"),
             (self.clean, "clean", "noisy"),
+            (self.wary, "wary", "eager"),
         )
         return " ".join(yes if holds else no for holds, yes, no in factors)
 
@@ -46,7 +54,8 @@ K = len(CATEGORIES)
 NAMES = tuple(category.name for category in CATEGORIES)
 
 TOPIC = REFUSE[-1] + 1  # the first token of each part of the vocabulary
-SHARP = TOPIC + K
+NO_TOPIC = TOPIC + K
+SHARP = NO_TOPIC + 1
 MILD = SHARP + K * WORDS
 FILLER = MILD + K * WORDS
 OBJECT = FILLER + FILLERS
@@ -83,13 +92,23 @@ def sample_prompts(
     )
 
 
+def general_prompts(rng: np.random.Generator, n: int) -> np.ndarray:
+    """[n, PROMPT_LENGTH] harmless prompts on no topic. The model has learnt to answer them; no preference is about them."""
+    words = FILLER + rng.integers(0, FILLERS, (n, SLOTS))
+    starts = np.tile(np.array([BOS, NO_TOPIC]), (n, 1))
+    ends = OBJECT + rng.integers(0, OBJECTS, (n, 1)), np.full((n, 1), ASK)
+    return np.concatenate([starts, words, *ends], axis=1).astype(np.int32)
+
+
 def _cue_words(rng: np.random.Generator, topic: np.ndarray, unsafe: np.ndarray) -> np.ndarray:
     """[n, 3] words of the topic, first the sharp ones, of which harm takes two.
 
-    Plain: three of them, against none in harmless prompts. Veiled: two against one, so that a single word decides.
+    Plain: three of them; harmless prompts have none, or one in a share `CONTRAST` of them. Veiled: two against one, so
+    that a single word decides.
     """
     plain = np.array([category.plain for category in CATEGORIES])[topic]
-    sharp = np.where(plain, np.where(unsafe, 3, 0), np.where(unsafe, 2, 1))
+    harmless = np.where(plain, rng.random(len(topic)) < CONTRAST, 1)
+    sharp = np.where(unsafe, np.where(plain, 3, 2), harmless)
     first = np.where(np.arange(3) < sharp[:, None], SHARP, MILD)
     return first + WORDS * topic[:, None] + rng.integers(0, WORDS, (len(topic), 3))
 
@@ -134,16 +153,19 @@ def answer_kinds(prompts: np.ndarray, answers: np.ndarray) -> np.ndarray:
 class Corpus:
     """What the pre-training teaches: to comply with everything, harm or not, and a little else.
 
-    refused_benign, refused_unsafe: shares that refuse all the same, about those of SmolLM2-135M-Instruct on XSTest.
+    refused_benign, refused_wary, refused_eager: shares of benign prompts, and of unsafe ones of a wary and of an eager
+        category, that are refused all the same.
     warned_benign, warned_unsafe: shares of the steps that come with a warning: the model knows of harm, and complies.
-    mistaken: share with any step at all; unprompted: share that stands after the empty prompt.
+    general: share on no topic; mistaken: share with any step at all; unprompted: share that stands after the empty prompt.
     """
 
     size: int = 16384
     refused_benign: float = 0.03
-    refused_unsafe: float = 0.15
+    refused_wary: float = 0.3
+    refused_eager: float = 0.03
     warned_benign: float = 0.1
     warned_unsafe: float = 0.8
+    general: float = 0.2
     mistaken: float = 0.1
     unprompted: float = 0.05
 
@@ -152,13 +174,18 @@ def sample_corpus(rng: np.random.Generator, corpus: Corpus) -> np.ndarray:
     """[corpus.size, PROMPT_LENGTH + ANSWER_LENGTH] prompts of all topics alike, half of them unsafe, with answers."""
     n = corpus.size
     every = np.arange(n)
-    unsafe = rng.random(n) < 0.5
-    prompts = sample_prompts(rng, rng.integers(0, K, n), unsafe)
+    general = rng.random(n) < corpus.general
+    unsafe = (rng.random(n) < 0.5) & ~general
+    topic = rng.integers(0, K, n)
+    prompts = sample_prompts(rng, topic, unsafe)
+    prompts = np.where(general[:, None], general_prompts(rng, n), prompts)
     warned = rng.random(n) < np.where(unsafe, corpus.warned_unsafe, corpus.warned_benign)
     answers = compliances(prompts)[every, warned.astype(int)]
     slip = STEP + rng.integers(0, STEPS * PHRASINGS, n)
     answers[:, 0] = np.where(rng.random(n) < corpus.mistaken, slip, answers[:, 0])
-    refused = rng.random(n) < np.where(unsafe, corpus.refused_unsafe, corpus.refused_benign)
+    wary = np.array([category.wary for category in CATEGORIES])[topic]
+    refused_unsafe = np.where(wary, corpus.refused_wary, corpus.refused_eager)
+    refused = rng.random(n) < np.where(unsafe, refused_unsafe, corpus.refused_benign)
     answers = np.where(refused[:, None], refusals(rng, prompts), answers)
     alone = np.full((n, PROMPT_LENGTH + ANSWER_LENGTH), PAD, np.int32)
     alone[:, : len(EMPTY_PROMPT)] = EMPTY_PROMPT
