@@ -183,9 +183,9 @@ def with_less_memory(
             out_of_memory = any(text in str(error).lower() for text in ("memory", "status -9", "alloc"))
             if not out_of_memory or accumulation == most:
                 raise
-            print(
-                f"  {error.args[0].split(';')[0]}\n  again with {2 * accumulation} micro-batches", flush=True
-            )
+            said = str(error).splitlines()
+            ends = " ".join(dict.fromkeys((said[0], said[-1])))  # of a traceback the last line says it
+            print(f"  {ends}\n  again with {2 * accumulation} micro-batches", flush=True)
             accumulation *= 2
 
 

@@ -64,7 +64,7 @@ class Llama:
             "head_dim": self.head_dim,
             "max_position_embeddings": 16384,
             "rms_norm_eps": 1e-5,
-            "rope_theta": 10000.0,
+            "rope_theta": 1e6,  # the Llama of Tunix rotates by this one, whatever its configuration says
             "hidden_act": "silu",
             "tie_word_embeddings": self.tied,
             "pad_token_id": PAD,

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from jaxalign.batch import PairBatch
-from jaxalign.config import dump_config, load_config, parse_config
+from jaxalign.config import dump_config, load_config, load_settings, parse_config
 from jaxalign.config.schema import Config
 from jaxalign.data.packing import RowShape
+from jaxalign.evaluation.settings import SafetyConfig
 from jaxalign.models.config import decoder_config_from_hf
 from jaxalign.models.presets import ARCHITECTURES
 from jaxalign.run.dry_run import memory_estimate
@@ -25,7 +26,8 @@ from jaxalign.training.step import make_train_step
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
-CONFIGS = [path for path in FILES if not path.stem.endswith("_base")]
+EVALUATIONS = [path for path in FILES if path.parent.name == "evaluation"]
+CONFIGS = [path for path in FILES if not path.stem.endswith("_base") and path not in EVALUATIONS]
 BASELINES = [path for path in CONFIGS if path.parent.name == "baselines"]
 DEVICES = {
     "llama3_8b_full_tpu": 64,
@@ -119,3 +121,10 @@ def test_printed_configuration_is_the_same_configuration(path: Path) -> None:
 def test_first_lines_say_what_it_is_for(path: Path) -> None:
     first = [line.partition(":")[0] for line in path.read_text().splitlines()[:4]]
     assert first == ["# What", "# Hardware", "# Command", "# Expect"]
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+def test_shipped_evaluation_loads_and_says_what_it_is_for(path: Path) -> None:
+    assert load_settings(SafetyConfig, path).prompts.path
+    head = path.read_text().splitlines()[:4]
+    assert [line.split(":")[0] for line in head] == ["# What", "# Hardware", "# Command", "# Expect"]

@@ -96,6 +96,7 @@ MENDABLE = {
         "pip install 'jaxalign[gguf]'",
     ),
     "file for a folder": (nothing, ["evaluate", "run.yaml/model", "--reference", "model"], "run.yaml"),
+    "no run to report": (nothing, ["report", "model", "--output", "report.md"], "no manifest.json"),
     "no run to export": (nothing, ["export", "--checkpoint", "model", "--output", "out"], "no manifest.json"),
 }
 

@@ -48,7 +48,7 @@ def test_loss_example_trains_and_its_margins_grow() -> None:
 
 def test_every_command_of_the_table_exists() -> None:
     commands = re.findall(r"^\| `jaxalign ([a-z]+(?: (?:check|sample))?)", README, re.MULTILINE)
-    assert len(set(commands)) == 9
+    assert len(set(commands)) == 11
     for command in set(commands):
         shown = CliRunner().invoke(app, [*command.split(), "--help"])
         assert shown.exit_code == 0, shown.output

@@ -3,16 +3,24 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from jaxalign.config.messages import explain
 from jaxalign.config.schema import Config, ConfigError
+from jaxalign.settings import Settings
+
+S = TypeVar("S", bound=Settings)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a run in a YAML file. Raises ConfigError."""
+    return load_settings(Config, path, overrides)
+
+
+def load_settings(kind: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
     """Read a YAML file, apply `a.b=value` overrides and validate. Raises ConfigError.
 
     `extends: other.yaml` (relative to the file) is read first, and the file laid over it.
@@ -20,15 +28,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     raw = _read(path, ())
     for override in overrides:
         _set(raw, override)
-    return parse_config(raw, str(path))
+    return _parse(kind, raw, str(path))
 
 
 def parse_config(raw: Mapping[str, Any], origin: str) -> Config:
     """Validate plain values. Raises ConfigError listing every wrong key; `origin` says where they came from."""
+    return _parse(Config, raw, origin)
+
+
+def _parse(kind: type[S], raw: Mapping[str, Any], origin: str) -> S:
     try:
-        return Config.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        lines = explain(_causes(error.errors(include_url=False)))
+        lines = explain(_causes(error.errors(include_url=False)), kind)
         raise ConfigError(f"{origin}:\n  " + "\n  ".join(lines)) from error
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from jaxalign.adaptive import BalanceConfig, MarginConfig
 from jaxalign.data.settings import DataConfig, RowsConfig
 from jaxalign.errors import JaxalignError
+from jaxalign.evaluation.settings import ProbeConfig
 from jaxalign.models.lora import LoraConfig
 from jaxalign.parallel import MeshConfig
 from jaxalign.settings import LaxPath, Settings
@@ -20,6 +21,7 @@ from jaxalign.training.loss_settings import LossConfig
 from jaxalign.training.objective import Objective, ViolationConfig
 from jaxalign.training.optimizer import OptimizerConfig
 from jaxalign.training.reference import ReferenceConfig
+from jaxalign.training.trackers import LoggingConfig
 
 Rule = TypeVar("Rule", MarginConfig, BalanceConfig)
 
@@ -83,9 +85,11 @@ class BalanceSettings(Settings):
 class AdaptiveConfig(Settings):
     """The adaptive state: what counts as a violation, how margins and balance follow."""
 
-    signal: Literal["implicit_reward"] = Field(
-        default="implicit_reward", description="where violations come from"
+    signal: Literal["implicit_reward", "probe", "both"] = Field(
+        default="implicit_reward",
+        description="where the margin rule's violations come from: the pairs of each batch, judged answers, or both",
     )
+    probe: ProbeConfig | None = Field(default=None, description="of signals probe and both")
     violation: ViolationConfig = ViolationConfig()
     margin: MarginSettings = MarginSettings()
     balance: BalanceSettings = BalanceSettings()
@@ -109,12 +113,6 @@ class EvaluationConfig(Settings):
         ge=1,
         description="pairs at a time, in the passes before training too; null: four micro-batches of training",
     )
-
-
-class LoggingConfig(Settings):
-    """Where figures go besides metrics.jsonl."""
-
-    tensorboard: bool = True
 
 
 class Config(Settings):
@@ -141,6 +139,7 @@ class Config(Settings):
             "balance": self.adaptive.balance != BalanceSettings() and "balance" not in self.loss.rules,
         }
         given["mi_source"] = self.adaptive.mi_source != "reference" and "balance" not in self.loss.rules
+        given["signal"] = self.adaptive.signal != "implicit_reward" and "margin" not in self.loss.rules
         for section, useless in given.items():
             if useless:
                 raise ValueError(f"adaptive.{section} has no effect with loss {self.loss.name}; remove it")
@@ -175,6 +174,7 @@ class Config(Settings):
                 f"loss {self.loss.name} compares the pairs of a whole batch with each other: "
                 f"train.num_micro_batches={self.train.num_micro_batches} would change its meaning; set it to 1"
             )
+        self._check_probe()
         self._check_evaluation()
         self._check_balance()
         self._check_sampling()
@@ -191,7 +191,8 @@ class Config(Settings):
             rules["margin"] = _make_rule("margin", MarginConfig, num_categories=len(names), **options)
         if "balance" in self.loss.rules:
             rules["balance"] = _make_rule("balance", BalanceConfig, **self.adaptive.balance.model_dump())
-        return Objective(self.loss, self.adaptive.violation, rules)
+        probed = ("margin",) if self.adaptive.signal == "probe" else ()
+        return Objective(self.loss, self.adaptive.violation, rules, left_to_probes=probed)
 
     @property
     def reads_reference_mi(self) -> bool:
@@ -203,6 +204,15 @@ class Config(Settings):
         """Whether training reads figures of its pairs under the reference that are known before it starts."""
         read = self.reads_reference_mi or self.loss.reads == "margin_rewards"
         return self.reference.mode == "precomputed" or read
+
+    def _check_probe(self) -> None:
+        probe, signal = self.adaptive.probe, self.adaptive.signal
+        if probe is None and signal != "implicit_reward":
+            raise ValueError(f"adaptive.signal {signal} needs adaptive.probe: its prompts and judge")
+        if probe is not None and signal == "implicit_reward":
+            raise ValueError(
+                "adaptive.probe has no effect with adaptive.signal implicit_reward; set signal to probe or both"
+            )
 
     def _check_evaluation(self) -> None:
         if self.data.has_heldout:

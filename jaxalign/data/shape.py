@@ -76,9 +76,10 @@ def check_length(length: int | None, longest: int, multiple: int, name: str) -> 
     if length is None:
         return
     if length % multiple:
+        near = [n for n in (length // multiple * multiple, round_up(length, multiple)) if n]
         raise ValueError(
-            f"rows.length={length} is not a multiple of {multiple}, which these devices need; "
-            f"nearest: {max(length // multiple, 1) * multiple} or {(length // multiple + 1) * multiple}"
+            f"rows.length={length} is not a multiple of {multiple}, which these devices need; nearest: "
+            + " or ".join(str(n) for n in near)
         )
     if longest > length:
         raise RowTooShortError(

@@ -67,6 +67,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         from jaxalign.hf.gguf import open_gguf  # needs an extra
 
         return open_gguf(path)
+    return open_directory(path, read_config(path))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json of a Hugging Face directory. Raises CheckpointError where there is none."""
     if not path.is_dir():
         raise CheckpointError(
             f"{path} is neither a directory nor a .gguf file; for a model on a hub, run "
@@ -76,6 +81,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if hf_config is None:
         hint = "; this is an adapter: give its base model" if (path / "adapter_config.json").exists() else ""
         raise CheckpointError(f"{path} has no config.json, so it is not a Hugging Face checkpoint{hint}")
+    return hf_config
+
+
+def open_directory(
+    path: Path, hf_config: dict[str, Any], source: type[SafetensorsSource] = SafetensorsSource
+) -> Checkpoint:
+    """The checkpoint in a directory, with its configuration and the kind of source that reads its tensors."""
     config = decoder_config_from_hf(hf_config)
     files = _weight_files(path)
     return Checkpoint(
@@ -84,7 +96,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         hf_config=hf_config,
         generation_config=_read_json(path / "generation_config.json"),
         weight_files=files,
-        source=SafetensorsSource(files),
+        source=source(files),
         load_tokenizer=lambda: load_tokenizer(path),
     )
 

@@ -37,6 +37,7 @@ class Blocks:
     num_keys     [N, B]    int32    how many it sees
     queries      [N, B, B] int32    for each key block the query blocks that see it, then the others
     num_queries  [N, B]    int32    how many see it
+    length       L, tokens of a row without padding
     """
 
     places: Places
@@ -45,6 +46,7 @@ class Blocks:
     num_keys: jax.Array
     queries: jax.Array
     num_queries: jax.Array
+    length: int = dataclasses.field(metadata={"static": True})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,8 @@ class BlockwiseAttention(Attention):
     def prepare(self, places: Places) -> Blocks:
         """Places [N, L] -> which blocks see which."""
         N, L = places.segment.shape
+        if N * L == 0:
+            raise ValueError(f"places have shape {(N, L)}, expected at least one row of at least one token")
         S = min(self.block_size, L)
         B = -(-L // S)
         places = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, B * S - L))).reshape(N, B, S), places)
@@ -69,7 +73,7 @@ class BlockwiseAttention(Attention):
         sees = self._sees(places, column)
         keys, num_keys = _seen_first(sees)
         queries, num_queries = _seen_first(sees.transpose(0, 2, 1))
-        return Blocks(places, column, keys, num_keys, queries, num_queries)
+        return Blocks(places, column, keys, num_keys, queries, num_queries, L)
 
     def _sees(self, places: Places, column: jax.Array) -> jax.Array:
         """Whether any token of a query block sees any of a key block: [N, B, B]."""
@@ -90,7 +94,12 @@ class BlockwiseAttention(Attention):
         check_shapes(query, key, value)
         N, L, H, E = query.shape
         K = key.shape[2]
-        _, B, S = prepared.column.shape
+        rows, B, S = prepared.column.shape
+        if (rows, prepared.length) != (N, L):
+            raise ValueError(
+                f"query has rows [N, L] = {(N, L)}, but was given what was prepared for {(rows, prepared.length)}; "
+                "prepare the places of these rows"
+            )
 
         def to_blocks(x: jax.Array) -> jax.Array:
             """[N, L, K * G, E] -> [N * B, K, G * S, E], a block in one piece of memory."""

@@ -4,6 +4,9 @@ The loop over chunks and its gradient are in chunked_head.py. Which tokens are a
 on a mesh, is decided by the callers.
 """
 
+import math
+from numbers import Integral
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -38,7 +41,8 @@ def token_logps(
     nothing to make again: two matmuls in all, against four, or three with a single chunk.
 
     On a mesh, inside `shard_map`, `head` may be one device's part. All devices along `axis_name` must then get the
-    same `hidden` and `targets`.
+    same `hidden` and `targets`. Outside of `shard_map` the compiler splits the work, which takes a mesh with
+    `AxisType.Auto` axes; on one with explicit axes use `shard_map`.
 
     Args:
       hidden: [N, L, D] states that predict the targets, after the final norm. The matmuls run in their dtype.
@@ -65,19 +69,22 @@ def token_logps(
     """
     _check_arrays(hidden, head, targets, 1 if gather_axis is None else lax.axis_size(gather_axis))
     _check_options(chunk_size, soft_cap)
-    vocab_size = head.shape[1]
-    targets = targets.astype(jnp.int32)
-    hidden, head, columns = _varying_alike(hidden, head, targets)
+    known = _in_vocabulary(targets, head.shape[1] * (1 if axis_name is None else lax.axis_size(axis_name)))
+    hidden, head, columns = _varying_alike(hidden, head, targets.astype(jnp.int32))
     if axis_name is not None:
-        columns -= lax.axis_index(axis_name) * vocab_size
-        vocab_size *= lax.axis_size(axis_name)
-    options = HeadOptions(chunk_size, soft_cap, train_head, gather_axis, head.dtype)
+        columns -= lax.axis_index(axis_name) * head.shape[1]
+    options = HeadOptions(int(chunk_size), soft_cap, train_head, gather_axis, head.dtype)
     lse, target_logit = lse_and_target_logit(hidden, head, columns, options)
     if axis_name is not None:
         peak = lax.pmax(lax.stop_gradient(lse), axis_name)
         total, target_logit = lax.psum((jnp.exp(lse - peak), target_logit), axis_name)
         lse = peak + jnp.log(total)
-    return jnp.where(inside(targets, vocab_size), target_logit - lse, jnp.nan)
+    return jnp.where(known, target_logit - lse, jnp.nan)
+
+
+def _in_vocabulary(targets: jax.Array, vocab_size: int) -> jax.Array:
+    """Whether each id is one, told before int32 cuts it; narrower integers may not hold the size."""
+    return inside(targets if targets.dtype.itemsize >= 4 else targets.astype(jnp.int32), vocab_size)
 
 
 def _check_arrays(hidden: jax.Array, head: jax.Array, targets: jax.Array, num_parts: int) -> None:
@@ -85,20 +92,23 @@ def _check_arrays(hidden: jax.Array, head: jax.Array, targets: jax.Array, num_pa
         raise ValueError(
             f"targets: got shape {targets.shape}, expected [N, L] of hidden {hidden.shape} = [N, L, D]"
         )
-    if head.ndim != 2 or head.shape[0] * num_parts != hidden.shape[2]:
+    if head.ndim != 2 or head.shape[0] * num_parts != hidden.shape[2] or head.shape[1] == 0:
         part = "" if num_parts == 1 else f" / {num_parts}, the devices along gather_axis"
-        raise ValueError(f"head: got shape {head.shape}, expected [D, V] with D = {hidden.shape[2]}{part}")
+        raise ValueError(
+            f"head: got shape {head.shape}, expected [D, V] with D = {hidden.shape[2]}{part} and V of at least 1"
+        )
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         raise ValueError(f"targets: got dtype {targets.dtype}, expected integer token ids")
-    if not jnp.issubdtype(hidden.dtype, jnp.floating):
-        raise ValueError(f"hidden: got dtype {hidden.dtype}, expected floating-point states")
+    for name, array in (("hidden", hidden), ("head", head)):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name}: got dtype {array.dtype}, expected floating-point numbers")
 
 
 def _check_options(chunk_size: int, soft_cap: float | None) -> None:
-    if not isinstance(chunk_size, int) or chunk_size < 1:
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, Integral) or chunk_size < 1:
         raise ValueError(f"chunk_size: got {chunk_size!r}, expected an integer of at least 1 token")
-    if soft_cap is not None and not soft_cap > 0:
-        raise ValueError(f"soft_cap: got {soft_cap}, expected a positive number, or None for no cap")
+    if soft_cap is not None and not 0 < soft_cap < math.inf:
+        raise ValueError(f"soft_cap: got {soft_cap}, expected a positive, finite number, or None for no cap")
 
 
 def _varying_alike(*arrays: jax.Array) -> list[jax.Array]:

@@ -5,6 +5,8 @@ The one definition that all implementations are tested against. No computation o
 
 import abc
 import dataclasses
+import math
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -63,8 +65,12 @@ class Attention(abc.ABC):
         """Check the options."""
         for name in ("sliding_window", "soft_cap", "scale"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: got {value}, expected a number above 0, or None")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}: got {value}, expected a finite number above 0, or None")
+        if self.sliding_window is not None and not isinstance(self.sliding_window, Integral):
+            raise ValueError(
+                f"sliding_window: got {self.sliding_window}, expected a whole number of positions"
+            )
 
     @abc.abstractmethod
     def prepare(self, places: Places) -> Any:

@@ -24,6 +24,7 @@ from jaxalign.run.workdir import run_to_resume
 from jaxalign.training.loss_settings import ModpoConfig
 from jaxalign.training.optimizer import make_optimizer, make_schedule
 from jaxalign.training.state import init_state, state_shardings, widened
+from jaxalign.training.trackers import check_trackers
 
 NUM_SHOWN = 3
 GIB = 2**30
@@ -36,6 +37,7 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
     is missing or of something else are seen by training alone. Raises as `prepare` does.
     """
     resumed = run_to_resume(config, workdir)
+    check_trackers(config.logging)
     num_devices = config.mesh.num_devices() or jax.device_count()
     config.check_devices(num_devices)
     checkpoint = open_checkpoint(config.model.path)

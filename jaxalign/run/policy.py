@@ -1,5 +1,6 @@
 """The decoder as the train step sees it: which parameters train, which are frozen, and their log-probs."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -65,11 +66,14 @@ class Policy:
         """Logical dims of what trains."""
         return self.decoder.logical_dims() if self.decoder.lora is None else self.decoder.lora_logical_dims()
 
+    def full_precision(self) -> contextlib.AbstractContextManager[None]:
+        """Where float32 is traced as float32, also for matrix units that would round their inputs by default."""
+        exact = self.decoder.spec.compute_dtype == jnp.float32
+        return jax.default_matmul_precision("float32" if exact else None)
+
     def model_logps(self, base: Any, lora: Any, batch: PairBatch, *, train_head: bool = False) -> jax.Array:
         """[B, 2] under base parameters with an adapter, or without (None)."""
-        # float32 means float32 also where matrix units would round their inputs by default.
-        exact = self.decoder.spec.compute_dtype == jnp.float32
-        with jax.default_matmul_precision("float32" if exact else None):
+        with self.full_precision():
             return pair_logps(
                 lambda rows: self.decoder.hidden(base, lora, rows.tokens, rows.places),
                 self.decoder.head(base),

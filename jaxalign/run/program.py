@@ -15,6 +15,7 @@ from jaxalign.data.packing import RowShape
 from jaxalign.models.config import DecoderConfig
 from jaxalign.parallel import batch_sharding, replicated, tree_shardings, with_shardings
 from jaxalign.run.policy import Policy, make_policy
+from jaxalign.training.metrics import StepSums
 from jaxalign.training.objective import Objective
 from jaxalign.training.optimizer import make_optimizer, make_schedule
 from jaxalign.training.state import TrainState, init_state, state_shardings
@@ -69,12 +70,17 @@ def build_program(config: Config, architecture: DecoderConfig, mesh: Mesh, num_s
         schedule,
         policy_logps_alone=policy.logps_alone if config.adaptive.mi_source == "policy" else None,
     )
+
+    def whole_step(state: TrainState, frozen: Any, batch: PairBatch) -> tuple[TrainState, StepSums]:
+        with policy.full_precision():  # backward passes of kernels are traced after the forward pass
+            return step(state, frozen, batch)
+
     return Program(
         mesh=mesh,
         policy=policy,
         objective=objective,
         optimizer=optimizer,
-        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
+        step=jax.jit(whole_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
         make_state=make_state,
         abstract_base=base,
         abstract_frozen=frozen_parameters(config, base),

@@ -12,9 +12,17 @@ import numpy as np
 
 from jaxalign.config import Config, ConfigError, dump_config
 from jaxalign.data.dataset import TokenizedDataset
+from jaxalign.evaluation.heldout_pairs import HeldoutPairs, heldout_pairs
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.parallel import is_main_process
-from jaxalign.run.manifest import check_same, make_manifest, with_resumption, write_json
+from jaxalign.run.manifest import check_same, describe_config, make_manifest, with_resumption, write_json
+from jaxalign.run.pair_files import (
+    HELDOUT_PAIRS,
+    MUTUAL_INFORMATION,
+    write_heldout_pairs,
+    write_mutual_information,
+)
+from jaxalign.run.probe import Probe, make_probe
 from jaxalign.run.program import abstract_batch
 from jaxalign.run.setup import Run, prepare
 from jaxalign.run.start import check_start
@@ -25,6 +33,7 @@ from jaxalign.training.loop import LoopParts, LoopSchedule, run_loop
 from jaxalign.training.preemption import stoppable
 from jaxalign.training.state import TrainState
 from jaxalign.training.step import StepFn
+from jaxalign.training.trackers import check_trackers, open_trackers
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +53,13 @@ class TrainResult:
 
 @dataclasses.dataclass
 class HeldoutReports:
-    """Figures of the held-out pairs of a run; the newest are kept, as the last step may ask for them twice."""
+    """Figures of the held-out pairs of a run; the newest are kept, as the last step may ask for them twice.
+
+    `pairs` are those of the newest figures, one by one.
+    """
 
     run: Run
+    pairs: HeldoutPairs | None = None
     _newest: PreferenceReport | None = None
 
     def of(self, state: TrainState) -> PreferenceReport | None:
@@ -55,18 +68,23 @@ class HeldoutReports:
         if heldout is None:
             return None
         if self._newest is None or self._newest.step != step:
-            self._newest = _compare(self.run, heldout, self.run.heldout_logps(state.params), step)
+            logps = self.run.heldout_logps(state.params)
+            self._newest = _compare(self.run, heldout, logps, step)
+            beta = self.run.config.loss.reward_beta
+            self.pairs = heldout_pairs(logps, _reference_of(heldout), heldout, beta=beta)
         return self._newest
 
 
 def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None) -> TrainResult:
     """Train to the last step, from the newest checkpoint in `workdir` if there is one, on all devices unless given."""
     old = run_to_resume(config, workdir)
+    check_trackers(config.logging)
     workdir = workdir.resolve()
     lock = locked(workdir) if is_main_process() else contextlib.nullcontext()
     keep = config.checkpoint.keep
     with lock, stoppable(), Checkpointer(workdir / "checkpoints", keep) as checkpointer:
         run = prepare(config, workdir, devices, resuming=checkpointer.latest_step() is not None)
+        probe = make_probe(run)
         manifest = make_manifest(config, run.fingerprints)
         if old is not None:
             check_same("fingerprint of ", old["fingerprints"], run.fingerprints, workdir)
@@ -79,11 +97,14 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
         run.times.done("check the start" if run.new_state is not None else "restore the checkpoint")
         before = _report_before(run, state, workdir)
         heldout = HeldoutReports(run)
-        state, finished = _run_loop(run, state, checkpointer, workdir, heldout)
+        state, finished = _run_loop(run, state, checkpointer, workdir, heldout, probe)
         step = int(state.step)
         after = heldout.of(state) if finished else None
-        if after is not None and is_main_process():
-            write_json(workdir / "evaluation" / "after.json", after.as_dict())
+        if finished and is_main_process():
+            if after is not None and heldout.pairs is not None:
+                write_json(workdir / "evaluation" / "after.json", after.as_dict())
+                write_heldout_pairs(workdir / "evaluation" / HELDOUT_PAIRS, heldout.pairs)
+            write_mutual_information(run, state, workdir / "evaluation" / MUTUAL_INFORMATION)
     if finished and is_main_process():  # here the last checkpoint is complete
         write_json(workdir / FINISHED, {"step": step})
     return TrainResult(step, finished, before, after)
@@ -108,7 +129,12 @@ def _start(run: Run, checkpointer: Checkpointer) -> TrainState:
 
 
 def _run_loop(
-    run: Run, state: TrainState, checkpointer: Checkpointer, workdir: Path, heldout: HeldoutReports
+    run: Run,
+    state: TrainState,
+    checkpointer: Checkpointer,
+    workdir: Path,
+    heldout: HeldoutReports,
+    probe: Probe | None,
 ) -> tuple[TrainState, bool]:
     config = run.config
     schedule = LoopSchedule(
@@ -116,6 +142,7 @@ def _run_loop(
         save_every=config.checkpoint.every_steps,
         evaluate_every=config.evaluation.every_steps,
         max_skipped_in_a_row=config.train.max_skipped_in_a_row,
+        probe_every=None if config.adaptive.probe is None else config.adaptive.probe.every_steps,
     )
 
     def evaluate(current: TrainState) -> dict[str, float | None]:
@@ -136,12 +163,15 @@ def _run_loop(
             checkpointer=checkpointer,
             log=metrics,
             evaluate=evaluate,
+            probe=probe,
         )
         return run_loop(state, parts, schedule, _cursor(run))
 
     if not is_main_process():
         return loop(None)
-    with MetricsLog(workdir, int(state.step), tensorboard=config.logging.tensorboard) as metrics:
+    first = int(state.step)
+    trackers = open_trackers(config.logging, workdir, first, describe_config(config))
+    with MetricsLog(workdir, first, trackers) as metrics:
         return loop(metrics)
 
 

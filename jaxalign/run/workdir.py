@@ -31,6 +31,8 @@ def run_to_resume(config: Config, workdir: Path) -> dict[str, Any] | None:
     manifest = read_manifest(workdir)
     checkpoints = workdir / "checkpoints"
     if not checkpoints.is_dir() or not any(path.name.isdigit() for path in checkpoints.iterdir()):
+        if manifest is not None:
+            log.info("%s has no checkpoint yet: starting afresh", workdir)
         return None  # nothing was saved, so nothing binds the next run
     if manifest is None:
         raise ConfigError(f"{workdir} has checkpoints but no manifest.json; use another --workdir")

@@ -1,20 +1,17 @@
-"""Where figures go: metrics.jsonl and TensorBoard events. Written by process 0 only."""
+"""Where figures go: metrics.jsonl, and the trackers that mirror it. Written by process 0 only."""
 
+import contextlib
 import json
 import logging
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tensorboardX import SummaryWriter
-
 from jaxalign.errors import JaxalignError
+from jaxalign.training.trackers import Figures, Tracker
 
 log = logging.getLogger(__name__)
-
-Figures = Mapping[str, float | None]
 
 
 class MetricsLogError(JaxalignError, RuntimeError):
@@ -22,26 +19,25 @@ class MetricsLogError(JaxalignError, RuntimeError):
 
 
 class MetricsLog:
-    """Appends one JSON object a step to `metrics.jsonl` and mirrors the figures to TensorBoard.
+    """Appends one JSON object a step to `metrics.jsonl` and mirrors the figures to the trackers, which it closes.
 
     Resuming at a step drops what a killed run had logged beyond it, so that each step stands there once.
     """
 
-    def __init__(self, workdir: Path, first_step: int, *, tensorboard: bool) -> None:
+    def __init__(self, workdir: Path, first_step: int, trackers: Sequence[Tracker] = ()) -> None:
         """Open the log of a run that goes on after `first_step`; raises MetricsLogError where lines are damaged."""
         path = workdir / "metrics.jsonl"
         _keep_up_to(path, first_step)
         self._file = path.open("a", encoding="utf-8")
-        self._events = _open_events(workdir / "tensorboard", first_step) if tensorboard else None
+        self._trackers = trackers
 
     def write(self, step: int, figures: Figures) -> None:
         """Log the figures; a figure that is not finite is null in the file, never 0."""
         self._file.write(json.dumps({"step": step, **figures}, allow_nan=False) + "\n")
         self._file.flush()
-        if self._events is not None:
-            for name, value in figures.items():
-                if value is not None:
-                    self._events.add_scalar(name, value, step)
+        finite = {name: value for name, value in figures.items() if value is not None}
+        for tracker in self._trackers:
+            tracker.log(step, finite)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -49,16 +45,9 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
-
-
-def _open_events(directory: Path, first_step: int) -> SummaryWriter:
-    # tensorboardX names files by the second and would overwrite one of the same second; TensorBoard reads
-    # the files of a run in order of their names.
-    suffix = f".{time.time_ns()}"
-    return SummaryWriter(str(directory), purge_step=first_step + 1, filename_suffix=suffix)
+        with contextlib.ExitStack() as closing:  # all of them, even if one fails
+            for close in (self._file.close, *(tracker.close for tracker in self._trackers)):
+                closing.callback(close)
 
 
 def _keep_up_to(path: Path, last_step: int) -> None:

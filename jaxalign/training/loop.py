@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
@@ -49,7 +48,10 @@ class TrainConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class LoopParts:
-    """What the loop drives. `place` puts a host batch on the mesh; `evaluate` gives held-out figures of a state."""
+    """What the loop drives. `place` puts a host batch on the mesh; `evaluate` gives held-out figures of a state.
+
+    `probe` lets the model answer, and gives the state with what follows for the adaptive rules, and figures.
+    """
 
     step_fn: StepFn
     frozen: Any
@@ -59,6 +61,7 @@ class LoopParts:
     checkpointer: Checkpointer
     log: MetricsLog | None
     evaluate: Callable[[TrainState], Figures] | None
+    probe: Callable[[TrainState], tuple[TrainState, Figures]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,7 @@ class LoopSchedule:
     save_every: int
     evaluate_every: int | None
     max_skipped_in_a_row: int
+    probe_every: int | None = None
 
 
 def run_loop(
@@ -93,8 +97,14 @@ def run_loop(
             batch = _batch_of_state(parts, state) if parts.loader.needs_state else next(ahead)
             state, sums = parts.step_fn(state, parts.frozen, batch)
             steps.add(done, started, sums)
-            if parts.evaluate and schedule.evaluate_every and done % schedule.evaluate_every == 0:
-                steps.flush(functools.partial(parts.evaluate, state))
+            pause = Pause(
+                state,
+                probe=parts.probe if _due(schedule.probe_every, done) else None,
+                evaluate=parts.evaluate if _due(schedule.evaluate_every, done) else None,
+            )
+            if pause.probe or pause.evaluate:
+                steps.flush(pause)
+                state = pause.state
 
             stop = preemption.requested(done)
             last = done == schedule.num_steps
@@ -105,6 +115,26 @@ def run_loop(
             if stop and not last:
                 return state, False
     return state, True
+
+
+@dataclasses.dataclass
+class Pause:
+    """What is asked of a state between two steps; a probe gives another one, which is then evaluated."""
+
+    state: TrainState
+    probe: Callable[[TrainState], tuple[TrainState, Figures]] | None
+    evaluate: Callable[[TrainState], Figures] | None
+
+    def __call__(self) -> Figures:
+        """The figures of all."""
+        figures: Figures = {}
+        if self.probe is not None:
+            self.state, figures = self.probe(self.state)
+        return figures if self.evaluate is None else figures | self.evaluate(self.state)
+
+
+def _due(every: int | None, done: int) -> bool:
+    return every is not None and done % every == 0
 
 
 def _batches_ahead(parts: LoopParts, steps: Iterable[int]) -> Generator[PairBatch]:

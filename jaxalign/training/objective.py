@@ -174,12 +174,14 @@ RULES: dict[str, RuleSpec] = {
 class Objective:
     """A configured loss with its rules. `terms` reads the old adaptive state, `update` writes the new one.
 
-    `rule_configs` has one configuration for each rule that the loss reads, by its name in RULES.
+    `rule_configs` has one configuration for each rule that the loss reads, by its name in RULES. Rules that are
+    `left_to_probes` keep their state from step to step: it changes between steps, by what the model says.
     """
 
     config: LossConfig
     violation: ViolationConfig
     rule_configs: Mapping[str, Any]
+    left_to_probes: tuple[str, ...] = ()
 
     @property
     def rule(self) -> adaptive.AdaptiveRule[AdaptiveState, dict[str, Any], dict[str, Any]]:
@@ -230,7 +232,7 @@ class Objective:
 
     def update(self, stats: dict[str, Any], state: AdaptiveState) -> AdaptiveState:
         """The adaptive state after a step, from the sums over the whole batch."""
-        return self.rule.update(stats, state)
+        return self.rule.update(stats, state) | {name: state[name] for name in self.left_to_probes}
 
     def figures(self, state: AdaptiveState) -> dict[str, tuple[Any, Any]]:
         """What the log shows of the state, each with its sightings: both [] or, by category, both [K]."""

@@ -43,7 +43,13 @@ def error_of(settings, *, without=(), **sections) -> str:
             "adaptive.margin.step: unknown key; did you mean step_size?",
         ),
         ({"model": {"lora": {"ranks": 4}}}, "model.lora.ranks: unknown key; did you mean rank?"),
-        ({"logging": {"wandb": True}}, "logging.wandb: unknown key; known here: tensorboard"),
+        (
+            {"logging": {"wandb": True}},
+            "logging.wandb: unknown key; known here: project, tensorboard, trackers",
+        ),
+        ({"logging": {"trackers": ["mlflow"]}}, "logging.trackers.0: Input should be 'wandb' or 'trackio'"),
+        ({"logging": {"trackers": ["wandb", "wandb"]}}, "logging.trackers names wandb twice"),
+        ({"logging": {"project": "x"}}, "logging.project=x has no effect without logging.trackers"),
         (
             {"data": {"train": [{"format": "plain", "pth": "a.jsonl"}]}},
             "data.train.0.pth: unknown key; did you mean path?",

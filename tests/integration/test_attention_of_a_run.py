@@ -10,9 +10,14 @@ import pytest
 from rich.console import Console
 
 from jaxalign.config import ConfigError, parse_config
+from jaxalign.data.packing import RowShape
+from jaxalign.hf.read import open_checkpoint
+from jaxalign.parallel import MeshConfig, make_mesh
+from jaxalign.run import policy
 from jaxalign.run.dry_run import dry_run
 from jaxalign.run.evaluate import evaluate
 from jaxalign.run.load import load_model
+from jaxalign.run.program import abstract_batch, build_program
 from jaxalign.run.setup import prepare
 from jaxalign.run.train import train
 from tests import tiny
@@ -81,3 +86,20 @@ def test_kernel_that_cannot_run_is_refused_before_data_are_read(tmp_path: Path) 
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(ConfigError, match="splash attention runs on tpu alone, not on cpu"):
         prepare(config, tmp_path / "run", jax.devices()[:1])
+
+
+def test_float32_is_float32_in_the_backward_pass_of_splash_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse_config(settings(tmp_path, "auto"), "test")
+    # Traced, not compiled: that needs no TPU.
+    monkeypatch.setattr(policy, "default_implementation", lambda platform: "splash")
+    monkeypatch.setattr(policy, "supported", lambda *args, **kwargs: None)
+    architecture = open_checkpoint(config.model.path).config
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    program = build_program(config, architecture, mesh, num_steps=1)
+    batch = abstract_batch(config, RowShape(8, 128, 8, 64, 128), mesh=mesh)
+    jaxpr = str(program.step.trace(program.abstract_state, program.abstract_frozen, batch).jaxpr)
+    assert "splash_mha_dkv" in jaxpr
+    products = jaxpr.count("dot_general[")
+    assert products == jaxpr.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") > 0

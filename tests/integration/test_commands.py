@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from jaxalign.cli import app
+from jaxalign.evaluation.heldout_pairs import read_heldout_pairs
 from tests import tiny
 
 
@@ -74,6 +75,29 @@ def test_run_leaves_manifest_figures_and_events(run: Path) -> None:
     assert lines[-1]["adaptive/margin/Violence"] > 0
     assert [("eval/accuracy" in line) for line in lines] == [False, True, False, True, False]
     assert any((run / "tensorboard").iterdir())
+
+
+def test_run_leaves_its_held_out_pairs_and_its_mutual_information(run: Path) -> None:
+    after = json.loads((run / "evaluation" / "after.json").read_text())
+    pairs = read_heldout_pairs(run / "evaluation" / "after_pairs.jsonl")
+    assert pairs.reward_gap.mean() == pytest.approx(after["overall"]["reward_gap"], abs=1e-6)
+    assert {name: int(inside.sum()) for name, inside in pairs.members().items()} == {
+        name: figures["pairs"] for name, figures in after["categories"].items()
+    }
+    found = json.loads((run / "evaluation" / "mutual_information.json").read_text())
+    assert found["overall"]["pairs"] == 22  # five steps of eight see all pairs
+    assert found["overall"]["chosen_weight"] + found["overall"]["rejected_weight"] == pytest.approx(2.0)
+
+
+def test_report_of_the_run_is_complete(run: Path) -> None:
+    output = run.parent / "report.json"
+    succeed("report", run, "--output", output)
+    (part,) = json.loads(output.read_text())["runs"]
+    missing = {section["key"] for section in part["sections"] if section["missing"]}
+    assert missing == {"answers"}
+    facts = {fact["label"]: fact["value"] for fact in part["verdict"]["facts"]}
+    assert facts["Worst category"] in tiny.CATEGORIES
+    assert facts["Skipped steps"] == "0"
 
 
 def test_evaluate_repeats_the_figures_of_the_run(run: Path) -> None:

@@ -132,8 +132,13 @@ def test_ungroupable_heads_are_refused_with_the_shapes() -> None:
 
 @pytest.mark.parametrize("name", ["sliding_window", "soft_cap", "scale"])
 def test_options_of_zero_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name}: got 0, expected a number above 0, or None"):
+    with pytest.raises(ValueError, match=rf"{name}: got 0, expected a finite number above 0, or None"):
         make_attention("dense", **{name: 0})
+
+
+def test_window_of_half_a_token_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"sliding_window: got 2\.5, expected a whole number of positions"):
+        make_attention("dense", sliding_window=2.5)  # type: ignore[arg-type]
 
 
 def test_unknown_implementation_is_refused_with_the_known_ones() -> None:

@@ -141,3 +141,17 @@ def test_rows_shorter_than_a_block_are_one_block(length: int) -> None:
     got = value_and_gradients(attention, places, heads)
     for x, y in zip(got, value_and_gradients(make_attention("dense"), places, heads), strict=True):
         np.testing.assert_allclose(x, y, atol=3e-6)
+
+
+@pytest.mark.parametrize("other", [(2, 6), (2, 64), (2, 3), (1, 5)])
+def test_places_of_other_rows_are_refused(other: tuple[int, int]) -> None:
+    attention = make_attention("blockwise")
+    heads = random_heads(9, L=5)
+    with pytest.raises(ValueError, match=r"rows \[N, L\] = \(2, 5\), but was given what was prepared for"):
+        attention(*heads, attention.prepare(plain_places(*other)))
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
+def test_rows_without_tokens_are_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="expected at least one row of at least one token"):
+        make_attention("blockwise").prepare(plain_places(*shape))

@@ -151,6 +151,7 @@ def test_target_outside_the_vocabulary_is_nan_and_changes_no_other_token(target)
         ({"targets": (N, L + 1)}, r"targets: got shape \(2, 13\), expected \[N, L\] of hidden \(2, 12, 6\)"),
         ({"hidden": (N, D)}, r"targets: got shape \(2, 12\), expected \[N, L\] of hidden \(2, 6\)"),
         ({"head": (D + 1, V)}, r"head: got shape \(7, 16\), expected \[D, V\] with D = 6"),
+        ({"head": (D, 0)}, r"head: got shape \(6, 0\), expected \[D, V\] with D = 6 and V of at least 1"),
         ({"head": (V,)}, r"head: got shape \(16,\), expected \[D, V\] with D = 6"),
     ],
 )
@@ -167,8 +168,10 @@ def test_wrong_shape_raises_and_names_the_argument(shapes, message):
     [
         ({"chunk_size": 0}, "chunk_size: got 0, expected an integer of at least 1 token"),
         ({"chunk_size": 2.0}, "chunk_size: got 2.0, expected an integer of at least 1 token"),
-        ({"soft_cap": 0.0}, "soft_cap: got 0.0, expected a positive number, or None"),
-        ({"soft_cap": float("nan")}, "soft_cap: got nan, expected a positive number, or None"),
+        ({"soft_cap": 0.0}, "soft_cap: got 0.0, expected a positive, finite number, or None"),
+        ({"chunk_size": True}, "chunk_size: got True, expected an integer of at least 1 token"),
+        ({"soft_cap": float("inf")}, "soft_cap: got inf, expected a positive, finite number, or None"),
+        ({"soft_cap": float("nan")}, "soft_cap: got nan, expected a positive, finite number, or None"),
     ],
 )
 def test_option_out_of_range_raises_and_is_named(options, message):
@@ -180,8 +183,22 @@ def test_arrays_of_the_wrong_kind_raise_and_are_named():
     hidden, head, targets = inputs()
     with pytest.raises(ValueError, match="targets: got dtype float32, expected integer token ids"):
         token_logps(hidden, head, targets.astype(jnp.float32))
-    with pytest.raises(ValueError, match="hidden: got dtype int32, expected floating-point states"):
+    with pytest.raises(ValueError, match="hidden: got dtype int32, expected floating-point numbers"):
         token_logps(hidden.astype(jnp.int32), head, targets)
+    with pytest.raises(ValueError, match="head: got dtype complex64, expected floating-point numbers"):
+        token_logps(hidden, head.astype(jnp.complex64), targets)
+
+
+def test_chunk_size_may_be_any_integer():
+    np.testing.assert_array_equal(
+        token_logps(*inputs(), chunk_size=np.int64(4)), token_logps(*inputs(), chunk_size=4)
+    )
+
+
+def test_wide_target_beyond_int32_is_nan_and_not_another_token():
+    hidden, head, targets = inputs()
+    with jax.enable_x64(True):
+        assert jnp.isnan(token_logps(hidden, head, targets.astype(jnp.int64) + 2**32)).all()
 
 
 def test_split_vocabulary_and_batch_equal_one_device():

@@ -78,7 +78,7 @@ def train(workdir, step_fn, *, schedule=SCHEDULE, events=None, **parts):
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
             )
             state, _ = checkpointer.restore(abstract)
-        with RecordingLog(workdir, int(state.step), tensorboard=False) as log:
+        with RecordingLog(workdir, int(state.step)) as log:
             log.events = checkpointer.events = events
             own = LoopParts(
                 step_fn=noting_steps(step_fn, events),

@@ -9,20 +9,22 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jaxalign.errors import JaxalignError
 from jaxalign.training.log import MetricsLog, MetricsLogError
+from jaxalign.training.trackers import TensorBoardTracker
 
 
 def lines(workdir) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def write_steps(workdir, first: int, last: int, **options) -> None:
-    with MetricsLog(workdir, first, **{"tensorboard": False, **options}) as log:
+def write_steps(workdir, first: int, last: int, *, tensorboard: bool = False) -> None:
+    trackers = [TensorBoardTracker(workdir, first)] if tensorboard else []
+    with MetricsLog(workdir, first, trackers) as log:
         for step in range(first + 1, last + 1):
             log.write(step, {"loss": 1.0 / step})
 
 
 def test_each_step_is_one_line_with_its_figures(tmp_path):
-    with MetricsLog(tmp_path, 0, tensorboard=False) as log:
+    with MetricsLog(tmp_path, 0) as log:
         log.write(1, {"loss": 0.5, "category/Violence/loss": 0.25})
         log.write(2, {"loss": 0.4})
     assert lines(tmp_path) == [
@@ -32,14 +34,14 @@ def test_each_step_is_one_line_with_its_figures(tmp_path):
 
 
 def test_missing_figure_is_null_and_never_zero(tmp_path):
-    with MetricsLog(tmp_path, 0, tensorboard=False) as log:
+    with MetricsLog(tmp_path, 0) as log:
         log.write(1, {"loss": None})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null}\n'
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_figure_is_refused_and_leaves_no_half_line(tmp_path, value):
-    with MetricsLog(tmp_path, 0, tensorboard=False) as log:
+    with MetricsLog(tmp_path, 0) as log:
         with pytest.raises(ValueError, match="not JSON compliant"):
             log.write(1, {"loss": value})
         log.write(1, {"loss": 0.5})
@@ -47,7 +49,7 @@ def test_non_finite_figure_is_refused_and_leaves_no_half_line(tmp_path, value):
 
 
 def test_line_is_in_the_file_before_the_run_ends(tmp_path):
-    with MetricsLog(tmp_path, 0, tensorboard=False) as log:
+    with MetricsLog(tmp_path, 0) as log:
         log.write(1, {"loss": 0.5})
         assert len(lines(tmp_path)) == 1
 
@@ -122,7 +124,7 @@ def test_damaged_line_stops_the_resume_and_no_line_is_lost(tmp_path, damaged, nu
     with pytest.raises(
         MetricsLogError, match=rf"metrics\.jsonl, line {number}: expected an object .* got .*repair the line"
     ):
-        MetricsLog(tmp_path, 3, tensorboard=False)
+        MetricsLog(tmp_path, 3)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
@@ -130,13 +132,13 @@ def test_damaged_line_stops_the_resume_and_no_line_is_lost(tmp_path, damaged, nu
 def test_last_line_that_is_json_but_no_record_is_refused_even_without_newline(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n[2]')
     with pytest.raises(JaxalignError, match=r"line 2: .* got '\[2\]'; .* or move the file away"):
-        MetricsLog(tmp_path, 1, tensorboard=False)
+        MetricsLog(tmp_path, 1)
 
 
 def test_long_damaged_line_is_shown_in_part(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("x" * 1000 + "\n")
     with pytest.raises(MetricsLogError, match=r"got 'x{80}'"):
-        MetricsLog(tmp_path, 1, tensorboard=False)
+        MetricsLog(tmp_path, 1)
 
 
 def test_no_temporary_file_stays_behind(tmp_path):
@@ -146,7 +148,7 @@ def test_no_temporary_file_stays_behind(tmp_path):
 
 
 def test_tensorboard_holds_every_finite_figure(tmp_path):
-    with MetricsLog(tmp_path, 0, tensorboard=True) as log:
+    with MetricsLog(tmp_path, 0, [TensorBoardTracker(tmp_path, 0)]) as log:
         log.write(1, {"loss": 0.5, "rewards/accuracies": None})
     (events,) = (tmp_path / "tensorboard").iterdir()
     content = events.read_bytes()
@@ -185,7 +187,7 @@ def shown(workdir) -> list[tuple[int, float]]:
 
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     write_steps(tmp_path, 0, 5, tensorboard=True)
-    with MetricsLog(tmp_path, 3, tensorboard=True) as log:
+    with MetricsLog(tmp_path, 3, [TensorBoardTracker(tmp_path, 3)]) as log:
         for step in (4, 5, 6):
             log.write(step, {"loss": float(step)})
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2

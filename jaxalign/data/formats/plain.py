@@ -18,7 +18,7 @@ def to_pair(record: Record, fields: PlainFields, unsafe_threshold: float | None)
         prompt=(Message("user", record.text(fields.prompt)),),
         chosen=record.text(fields.chosen),
         rejected=record.text(fields.rejected),
-        categories=_categories(record, fields),
+        categories=_categories(record, fields.categories),
         chosen_unsafe=_unsafe(record, chosen_field, fields.chosen_unsafe is not None, unsafe_threshold),
         rejected_unsafe=_unsafe(record, rejected_field, fields.rejected_unsafe is not None, unsafe_threshold),
         origin=record.origin,
@@ -27,11 +27,8 @@ def to_pair(record: Record, fields: PlainFields, unsafe_threshold: float | None)
     )
 
 
-def _categories(record: Record, fields: PlainFields) -> tuple[str, ...]:
-    """One name, several separated by ";", a list of names, or a mapping from name to boolean."""
-    field = fields.categories or "categories"
-    if field not in record.values and fields.categories is not None:
-        record.get(field, "category names")  # raises: the config names this field
+def category_names(record: Record, field: str) -> tuple[str, ...]:
+    """One name, several separated by ";", a list of names, or a mapping from name to boolean. Raises DataError."""
     value = record.values.get(field)
     if value is None:  # no such field, or it says: none
         return ()
@@ -43,6 +40,12 @@ def _categories(record: Record, fields: PlainFields) -> tuple[str, ...]:
             "wrong type", field, got=shown(value), expected="a category name or a list of them"
         )
     return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+
+def _categories(record: Record, named: str | None) -> tuple[str, ...]:
+    if named is not None and named not in record.values:
+        record.get(named, "category names")  # raises: the config names this field
+    return category_names(record, named or "categories")
 
 
 def _unsafe(record: Record, field: str, required: bool, threshold: float | None) -> bool:

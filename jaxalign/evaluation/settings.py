@@ -1,0 +1,69 @@
+"""Settings of an evaluation of answers: which prompts, how they are answered, who judges. Nothing is read here."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from jaxalign.evaluation.judges.settings import JudgeConfig, RewardModelConfig
+from jaxalign.settings import LaxPath, Settings
+
+
+class PromptsConfig(Settings):
+    """A file of prompts."""
+
+    path: LaxPath = Field(description="jsonl, json, csv (also .gz) or parquet")
+    layout: Literal["auto", "plain", "pku", "beavertails", "xstest"] = Field(
+        default="auto", description="auto: told by the columns"
+    )
+    category_column: str | None = Field(default=None, description="of layout plain; null: the usual names")
+    max_prompts: PositiveInt | None = Field(
+        default=None, description="a fixed part, balanced over the categories; null: all"
+    )
+
+
+class AnswersConfig(Settings):
+    """How the model answers."""
+
+    num_samples: PositiveInt = Field(default=1, description="answers to each prompt")
+    max_new_tokens: PositiveInt = Field(default=256, description="of one answer")
+    temperature: float = Field(default=0.0, ge=0, description="0: the likeliest token")
+    top_k: PositiveInt | None = Field(default=None, description="draw among so many likeliest tokens")
+    top_p: float | None = Field(
+        default=None, gt=0, le=1, description="among the fewest that reach this probability"
+    )
+    batch_size: PositiveInt = Field(default=16, description="answers at a time")
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of the draws")
+
+
+class SafetyConfig(Settings):
+    """An evaluation of answers."""
+
+    prompts: PromptsConfig
+    answers: AnswersConfig = AnswersConfig()
+    judge: JudgeConfig
+    refusals: bool = Field(
+        default=True, description="have the refusal rule tell over-refusal where the judge tells no refusals"
+    )
+    reward_model: RewardModelConfig | None = Field(default=None, description="scores helpfulness")
+    targets: float | dict[str, float] | None = Field(
+        default=None,
+        description="violation rates that the certificate is about; null: those of the run's margin rule, if any",
+    )
+    calibration: LaxPath | None = Field(
+        default=None, description="what `jaxalign evaluate --calibrate` wrote: the error of this judge"
+    )
+    num_resamples: int = Field(default=2000, ge=100, description="draws for the intervals")
+
+
+class ProbeConfig(Settings):
+    """Answers of the policy while it trains, which the margins follow."""
+
+    every_steps: PositiveInt = Field(default=100, description="updates between two probes")
+    prompts: PromptsConfig
+    answers: AnswersConfig = AnswersConfig(max_new_tokens=128)
+    judge: JudgeConfig
+    max_seconds: PositiveFloat | None = Field(
+        default=None,
+        description="of all probes since the start or a resumption, after which no more are made, so that what is "
+        "trained depends on the clock; null: no limit",
+    )

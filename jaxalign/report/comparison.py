@@ -1,0 +1,187 @@
+"""Several runs side by side: their verdicts, their categories in one figure, paired differences, curves over steps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxalign.report.curves import running_mean
+from jaxalign.report.displacement import displacement
+from jaxalign.report.document import Column, Figure, Section, Table, Verdict
+from jaxalign.report.lines import Curve, LineAxes, line_chart
+from jaxalign.report.palette import NUM_RUN_COLOURS, SHAPES
+from jaxalign.report.record import RunRecord
+from jaxalign.report.rows import Interval, Row, RowAxis, Series, row_chart
+from jaxalign.report.scales import MISSING, Unit, domain, figure
+from jaxalign.report.sections.answers import lower_end
+from jaxalign.report.sections.settings import flat_settings
+from jaxalign.report.svg import Drawing
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The second run minus the first on the same pairs or prompts, with intervals; or why there is none.
+
+    `summary` has figures over all categories by name, `gap_shrank` the probability that the best-to-worst gap of the
+    second is the smaller one.
+    """
+
+    first: str
+    second: str
+    metric: str
+    num_prompts: int = 0
+    categories: Mapping[str, Interval] | None = None
+    summary: Mapping[str, Interval] | None = None
+    gap_shrank: float | None = None
+    missing: str = ""
+
+
+def section(
+    runs: Sequence[RunRecord], verdicts: Sequence[Verdict], differences: Sequence[Difference]
+) -> Section:
+    """The comparison of two or more runs; differences are against the first."""
+    title = "Runs side by side"
+    series = [
+        Series(run.name, f"run{k % NUM_RUN_COLOURS}", SHAPES[k % len(SHAPES)]) for k, run in enumerate(runs)
+    ]
+    figures = [_glance(runs, verdicts), *_category_figures(runs, series)]
+    figures += [_difference_figure(one) for one in differences if one.summary]
+    figures += [*_course_figures(runs, series), _settings_figure(runs)]
+    missing = [
+        f"{one.second} against {one.first}, {one.metric}: {one.missing}."
+        for one in differences
+        if one.missing
+    ]
+    lead = (
+        f"Differences are against the first run, {runs[0].name}, on the same prompts, with 95 % intervals. "
+        "An interval that leaves out 0 is a difference that chance alone would hardly make."
+    )
+    return Section("comparison", title, lead, figures, list(dict.fromkeys(missing)))
+
+
+def _glance(runs: Sequence[RunRecord], verdicts: Sequence[Verdict]) -> Figure:
+    columns = [Column("run"), Column("loss")]
+    columns += [Column(label) for fact in verdicts[0].facts for label in _labels(fact.label)]
+    rows = []
+    for run, verdict in zip(runs, verdicts, strict=True):
+        cells: list[str] = [run.name, str(run.config.get("loss", {}).get("name", MISSING))]
+        for fact in verdict.facts:
+            cells += [fact.value, fact.note] if len(_labels(fact.label)) == 2 else [fact.value]
+        rows.append(cells)
+    return Figure("At a glance", "", Table(columns, rows), unfolded=True)
+
+
+def _settings_figure(runs: Sequence[RunRecord]) -> Figure:
+    """The settings in which the runs differ."""
+    flat = [flat_settings(run.config) for run in runs]
+    names = dict.fromkeys(name for one in flat for name in one)
+    rows = [(name, *(one.get(name, MISSING) for one in flat)) for name in names]
+    differing = [row for row in rows if len(set(row[1:])) > 1]
+    columns = [Column("setting"), *(Column(run.name) for run in runs)]
+    caption = "" if differing else "None: the runs have the same settings."
+    return Figure("Settings that differ", caption, Table(columns, differing), unfolded=True)
+
+
+def _labels(label: str) -> list[str]:
+    return [label.lower(), "how much"] if label == "Worst category" else [label.lower()]
+
+
+def _category_figures(runs: Sequence[RunRecord], series: Sequence[Series]) -> list[Figure]:
+    """Safe rates where all runs have answers to one prompt set, and held-out accuracy where all have that."""
+    figures = []
+    for prompt_set in dict.fromkeys(one.prompt_set for run in runs for one in run.safety):
+        found = [one for run in runs if (one := run.safety_of(prompt_set, "after")) is not None]
+        if len(found) == len(runs):
+            values = [{name: rate.rate for name, rate in one.categories.items()} for one in found]
+            figures.append(_category_figure(f"Safe answers to {prompt_set}", values, series))
+    if all(run.after is not None and run.after["categories"] for run in runs):
+        values = [_accuracies(run) for run in runs]
+        figures.append(_category_figure("Held-out accuracy", values, series))
+    return figures
+
+
+def _accuracies(run: RunRecord) -> dict[str, Interval]:
+    if run.pairs is not None:
+        return {name: one.accuracy for name, one in run.pairs.categories.items()}
+    assert run.after is not None
+    found: Mapping[str, Mapping[str, Any]] = run.after["categories"]
+    return {name: Interval(f["accuracy"]) for name, f in found.items() if f["accuracy"] is not None}
+
+
+def _category_figure(
+    title: str, values: Sequence[Mapping[str, Interval]], series: Sequence[Series]
+) -> Figure:
+    names = dict.fromkeys(name for one in values for name in one)
+    ordered = sorted(names, key=lambda name: min(one[name].value for one in values if name in one))
+    rows = [Row(name, [one.get(name) for one in values]) for name in ordered]
+    axis = RowAxis(lower_end(rows), 1.0, "rate")
+
+    def draw(width: float) -> Drawing:
+        return row_chart(rows, series, axis, width=width, description=f"{title} of all runs by category")
+
+    columns = [Column("category"), *(Column(one.name, "rate") for one in series)]
+    cells = [(row.label, *(i.value if i is not None else None for i in row.intervals)) for row in rows]
+    return Figure(title, "The category in which some run is worst comes first.", Table(columns, cells), draw)
+
+
+def _difference_figure(one: Difference) -> Figure:
+    summary, categories = dict(one.summary or {}), dict(one.categories or {})
+    ordered = sorted(categories.items(), key=lambda item: item[1].value)
+    entries = [*ordered, *summary.items()]
+    rows = [
+        Row(name, [interval], figure(interval.value, "points"), summary=name in summary)
+        for name, interval in entries
+    ]
+    ends = [end for _, i in entries for end in (i.low, i.high, i.value) if end is not None]
+    axis = RowAxis(*domain(ends, include=(0.0,)), "points", 0.0, "points")
+    series = (Series(f"{one.second} minus {one.first}", "accent"),)
+
+    def draw(width: float) -> Drawing:
+        return row_chart(
+            rows, series, axis, width=width, description=f"{one.metric}: {one.second} minus {one.first}"
+        )
+
+    columns: list[Column] = [Column("what")]
+    columns += [Column(name, "points") for name in ("difference", "low", "high")]
+    cells = [(name, i.value, i.low, i.high) for name, i in entries]
+    caption = f"In points, over {one.num_prompts} prompts; summaries below the categories."
+    if one.gap_shrank is not None:
+        caption += f" Probability that the gap shrank: {figure(one.gap_shrank, 'rate')}."
+    title = f"{one.metric}: {one.second} minus {one.first}"
+    return Figure(title, caption, Table(columns, cells), draw)
+
+
+def _course_figures(runs: Sequence[RunRecord], series: Sequence[Series]) -> list[Figure]:
+    parts: tuple[tuple[str, str, Unit], ...] = (
+        ("Accuracy on training pairs", "rewards/accuracies", "rate"),
+        ("Violation rate of training pairs", "violation_rate", "rate"),
+    )
+    figures = [
+        _course_figure(
+            title,
+            [
+                Curve(one, run.metrics.steps, running_mean(run.metrics.columns[name]))
+                for run, one in zip(runs, series, strict=True)
+                if name in run.metrics.columns
+            ],
+            unit,
+        )
+        for title, name, unit in parts
+    ]
+    found = [(one, displacement(run)) for run, one in zip(runs, series, strict=True)]
+    chosen = [Curve(one, d.steps, d.chosen) for one, d in found if not d.unknown]
+    figures.append(_course_figure("Log-ratio of chosen responses, nats per token", chosen, "plain"))
+    return [shown for shown in figures if shown.table.rows]
+
+
+def _course_figure(title: str, curves: Sequence[Curve], unit: Unit) -> Figure:
+    def draw(width: float) -> Drawing:
+        return line_chart(curves, LineAxes(unit), width=width, description=f"{title}, all runs")
+
+    cells = [(c.series.name, *_ends(c)) for c in curves if len(c.steps)]
+    columns = [Column("run"), Column("at first", unit), Column("at last", unit)]
+    return Figure(title, "Running means over batches.", Table(columns, cells), draw, half=True)
+
+
+def _ends(curve: Curve) -> tuple[float | None, float | None]:
+    finite = [float(v) for v in curve.values if v == v]
+    return (finite[0], finite[-1]) if finite else (None, None)

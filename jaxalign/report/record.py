@@ -1,0 +1,190 @@
+"""What a run left in its workdir, read and checked: metrics, evaluation files. Nothing is judged or drawn here."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxalign.errors import JaxalignError
+from jaxalign.report.rows import Interval
+from jaxalign.report.safety import Safety, read_safety
+
+log = logging.getLogger(__name__)
+
+
+class ReportError(JaxalignError, ValueError):
+    """A file of a run that a report cannot be made from."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """metrics.jsonl: `steps` [n] and, by name, columns [n] with NaN where a figure is missing."""
+
+    steps: np.ndarray
+    columns: Mapping[str, np.ndarray]
+
+    def by_category(self, prefix: str, suffix: str = "") -> dict[str, np.ndarray]:
+        """Columns named PREFIX category SUFFIX, by category."""
+        return {
+            name[len(prefix) : len(name) - len(suffix)]: values
+            for name, values in self.columns.items()
+            if name.startswith(prefix) and name.endswith(suffix) and len(name) > len(prefix) + len(suffix)
+        }
+
+
+@dataclass(frozen=True)
+class CategoryPairs:
+    """The held-out pairs of a category: accuracy with its interval, and the spread of the reward gaps.
+
+    `gap` is the median within the quantiles .05 and .95 and, inner, .25 and .75; `below` the share under the threshold.
+    """
+
+    pairs: int
+    prompts: int
+    accuracy: Interval
+    gap: Interval
+    below: float
+
+
+@dataclass(frozen=True)
+class HeldoutPairsSummary:
+    """What single held-out pairs tell beyond means: by category, and the histogram of all reward gaps."""
+
+    categories: Mapping[str, CategoryPairs]
+    overall: CategoryPairs
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as it is reported; what it did not leave is None."""
+
+    name: str
+    manifest: Mapping[str, Any]
+    metrics: Metrics
+    finished_step: int | None
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    pairs: HeldoutPairsSummary | None
+    mutual_information: Mapping[str, Any] | None
+    safety: tuple[Safety, ...]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The settings that the run was started with."""
+        settings: Mapping[str, Any] = self.manifest["config"]
+        return settings
+
+    @property
+    def has_margins(self) -> bool:
+        """Whether the loss had adaptive margins."""
+        return any(name.startswith("adaptive/margin/") for name in self.metrics.columns)
+
+    def target(self, category: str) -> float | None:
+        """The accepted violation rate of a category, None where the loss has no targets."""
+        if not self.has_margins:
+            return None
+        target = self.config.get("adaptive", {}).get("margin", {}).get("target_rate")
+        if isinstance(target, Mapping):
+            target = target.get(category, target.get("default"))
+        return None if target is None else float(target)
+
+    def safety_of(self, prompt_set: str, model: str) -> Safety | None:
+        """The safety result on a prompt set, `before` or `after` training."""
+        found = (one for one in self.safety if (one.prompt_set, one.model) == (prompt_set, model))
+        return next(found, None)
+
+    @property
+    def final_safety(self) -> Safety | None:
+        """The safety result that a verdict rests on: that with certificates, else one with categories."""
+        after = [one for one in self.safety if one.model == "after"]
+        return max(after, key=lambda one: (len(one.certificate), len(one.categories)), default=None)
+
+
+def read_run(
+    workdir: Path,
+    manifest: Mapping[str, Any],
+    name: str,
+    summarise: Callable[[Path, float], HeldoutPairsSummary | None],
+) -> RunRecord:
+    """Read a workdir; `summarise(folder, threshold)` gives what single held-out pairs tell.
+
+    Raises ReportError for damaged files.
+    """
+    folder = workdir / "evaluation"
+    finished = _read_json(workdir / "finished.json")
+    before, after = (_read_report(folder / f"{moment}.json") for moment in ("before", "after"))
+    return RunRecord(
+        name=name,
+        manifest=manifest,
+        metrics=read_metrics(workdir / "metrics.jsonl"),
+        finished_step=None if finished is None else finished.get("step"),
+        before=before,
+        after=after,
+        pairs=None if after is None else summarise(folder, after["threshold"]),
+        mutual_information=_read_json(folder / "mutual_information.json"),
+        safety=read_safety(folder),
+    )
+
+
+def read_metrics(path: Path) -> Metrics:
+    """All figures by name. A half-written last line, as of a run under way, is left out; other damage is an error."""
+    rows: list[dict[str, Any]] = []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif number == len(lines):
+            if line:
+                log.warning("%s, line %d: left out, it is half written", path, number)
+        else:
+            shown = line[:80].decode("utf-8", errors="backslashreplace")
+            raise ReportError(
+                f'{path}, line {number}: expected an object with a whole number "step", got {shown!r}; repair the line'
+            )
+    names = dict.fromkeys(name for row in rows for name in row if name != "step")
+    columns = {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
+    return Metrics(np.array([row["step"] for row in rows], int), columns)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else np.nan
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReportError(f"{path} is damaged ({error}); remove it, or make it again") from error
+    if not isinstance(value, dict):
+        raise ReportError(
+            f"{path}: expected an object, got {type(value).__name__}; remove it, or make it again"
+        )
+    return value
+
+
+def _read_report(path: Path) -> dict[str, Any] | None:
+    """Preference figures, with what every page reads of them there."""
+    report = _read_json(path)
+    missing = {"num_pairs", "beta", "threshold", "overall", "categories", "spread"} - (report or {}).keys()
+    if report is not None and missing:
+        raise ReportError(
+            f"{path} lacks {', '.join(sorted(missing))}: it has no preference figures; remove it, or make it again"
+        )
+    return report

@@ -1,0 +1,100 @@
+"""Margins and violation rates by category over the steps, with their targets."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxalign.report.curves import last_finite, running_mean
+from jaxalign.report.document import Column, Figure, Section, Table
+from jaxalign.report.panels import Panel, Strip, panel_grid
+from jaxalign.report.record import RunRecord
+from jaxalign.report.scales import figure
+from jaxalign.report.svg import Drawing
+
+NO_CATEGORIES = "No category was logged: the training pairs have none, or no step was taken."
+
+
+@dataclass(frozen=True)
+class _Category:
+    name: str
+    violation: np.ndarray
+    margin: np.ndarray | None
+    target: float | None
+
+    @property
+    def last(self) -> float:
+        found = last_finite(self.violation)
+        return 0.0 if found is None else found
+
+
+def section(run: RunRecord) -> Section:
+    """One panel a category, the one with most violations at the end first."""
+    title = "Violations and margins over steps"
+    categories = sorted(_categories(run), key=lambda one: -one.last)
+    if not categories:
+        return Section("margins", title, "", missing=(NO_CATEGORIES,))
+    most = float(run.config.get("adaptive", {}).get("margin", {}).get("maximum") or 1.0)
+    steps = run.metrics.steps
+    panels = [_panel(one, most) for one in categories]
+
+    def draw(width: float) -> Drawing:
+        return panel_grid(panels, steps, width=width, description=f"{title}, {len(panels)} categories")
+
+    span = f"steps {int(steps[0])} to {int(steps[-1])}"
+    caption = f"Violation rate from 0 to 100 % over {span}, worst first; the number is that of the last step."
+    if run.has_margins:
+        lead = (
+            "A pair violates where its reward gap lies below the threshold. While a category violates more than its "
+            "target (dashed; the excess is shaded) its margin grows, and relaxes once it has caught up."
+        )
+        caption += f" Below it the margin, from 0 to {most:g}."
+    else:
+        lead = (
+            "A pair violates where its reward gap lies below the threshold. This loss has no margins and no targets; "
+            "the curves are running means over batches."
+        )
+    return Section("margins", title, lead, (Figure("By category", caption, _table(run, categories), draw),))
+
+
+def _categories(run: RunRecord) -> list[_Category]:
+    margins = run.metrics.by_category("adaptive/margin/")
+    rates = run.metrics.by_category("adaptive/violation/")
+    if not rates:  # no margin rule: the batches' own rates
+        batches = run.metrics.by_category("category/", "/violation_rate")
+        rates = {name: running_mean(values) for name, values in batches.items()}
+    return [_Category(name, values, margins.get(name), run.target(name)) for name, values in rates.items()]
+
+
+def _panel(one: _Category, most: float) -> Panel:
+    strips = [Strip(one.violation, 0.0, 1.0, "accent", 42, one.target)]
+    note = figure(last_finite(one.violation), "rate")
+    if one.margin is not None:
+        strips.append(Strip(one.margin, 0.0, most, "soft", 20))
+        note += f" · margin {figure(last_finite(one.margin))}"
+    over = one.target is not None and one.last > one.target
+    return Panel(one.name, note, strips, warn=over)
+
+
+def _table(run: RunRecord, categories: list[_Category]) -> Table:
+    columns = [Column("category"), Column("pairs seen", "count"), Column("violations at first", "rate")]
+    columns += [Column("at last", "rate"), Column("target", "rate"), Column("largest margin", "plain")]
+    columns += [Column("last margin", "plain")]
+    rows = []
+    for one in categories:
+        pairs = run.metrics.columns.get(f"category/{one.name}/pairs")
+        seen = None if pairs is None else float(np.nansum(pairs))
+        first = one.violation[np.isfinite(one.violation)]
+        margin = one.margin if one.margin is not None else np.array([])
+        largest = margin[np.isfinite(margin)]
+        rows.append(
+            (
+                one.name,
+                seen,
+                float(first[0]) if first.size else None,
+                last_finite(one.violation),
+                one.target,
+                float(largest.max()) if largest.size else None,
+                last_finite(margin),
+            )
+        )
+    return Table(columns, rows)

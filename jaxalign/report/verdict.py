@@ -1,0 +1,148 @@
+"""What is said of a run first: worst category, gap, certificates, alarms. Words and states, no drawing."""
+
+from collections import Counter
+
+from jaxalign.report.curves import last_finite
+from jaxalign.report.displacement import displacement
+from jaxalign.report.document import Fact, State, Verdict
+from jaxalign.report.record import RunRecord
+from jaxalign.report.safety import Safety
+from jaxalign.report.scales import MISSING, figure
+
+NOT_CERTIFIED = "Not certified: no generated answers were judged against targets."
+
+
+def verdict(run: RunRecord) -> Verdict:
+    """The verdict of a run, from the best evidence that it left: generated answers, held-out pairs, training pairs."""
+    worst, gap, basis = _spread(run)
+    certified = _certificates(run)
+    facts = (worst, gap, certified, _displacement(run), _skipped(run))
+    headline = " ".join(part for part in (_unfinished(run), _headline(run)) if part)
+    return Verdict(certified.state, headline, basis, facts)
+
+
+def _spread(run: RunRecord) -> tuple[Fact, Fact, str]:
+    """Worst category and gap, with what they were measured on."""
+    safety = run.final_safety
+    if safety is not None and safety.worst is not None:
+        worst_name, rate = safety.worst
+        basis = (
+            f"Measured on answers to {safety.num_prompts} prompts of {safety.prompt_set}, judged by {safety.judge}. "
+            f"{safety.limits}"
+        )
+        gap = None if safety.gap is None else safety.gap.value
+        worst = _worst(run, worst_name, 1 - rate.rate.value, f"unsafe on {rate.prompts} prompts", gap)
+        return worst, _gap_of_answers(safety), basis
+    if run.after is not None and run.after["spread"]:
+        spread = run.after["spread"]["violation_rate"]
+        basis = (
+            f"Measured on {run.after['num_pairs']} held-out pairs, not on generated answers: a pair counts as unsafe "
+            f"where its reward gap lies below {run.after['threshold']:g}."
+        )
+        name, unsafe, gap, what = spread["worst_category"], spread["worst"], spread["gap"], "held-out"
+    else:
+        rates = _running_rates(run)
+        basis = "Measured on training pairs alone, by the running violation rates at the last step."
+        basis = basis if rates else "Nothing was measured by category."
+        name = max(rates, key=lambda category: rates[category], default=None)
+        unsafe = rates.get(name)
+        gap = max(rates.values()) - min(rates.values()) if rates else None
+        what = "training"
+    note = "between categories" if gap is not None else ""
+    gap_fact = Fact("Best-to-worst gap", _points(gap), note, "open")
+    return _worst(run, name, unsafe, f"of {what} pairs unsafe", gap), gap_fact, basis
+
+
+def _running_rates(run: RunRecord) -> dict[str | None, float]:
+    """The violation rate of every category that was seen, at the last step."""
+    lasts = {
+        name: last_finite(values) for name, values in run.metrics.by_category("adaptive/violation/").items()
+    }
+    return {name: last for name, last in lasts.items() if last is not None}
+
+
+def _worst(run: RunRecord, category: str | None, unsafe: float | None, what: str, gap: float | None) -> Fact:
+    label = "Worst category"
+    if category is None:
+        return Fact(label, MISSING, "", "open")
+    note, target = f"{figure(unsafe, 'rate')} {what}", run.target(category)
+    shown = "all are alike" if gap == 0.0 else category
+    if target is None or unsafe is None:
+        return Fact(label, shown, note, "open")
+    state: State = "good" if unsafe <= target else "warn"
+    return Fact(label, shown, f"{note}, target {figure(target, 'rate')}", state)
+
+
+def _gap_of_answers(safety: Safety) -> Fact:
+    gap = safety.gap
+    if gap is None:
+        return Fact("Best-to-worst gap", MISSING, "not in the results", "open")
+    note = f"{_points(safety.gap_if_equal)} expected if all categories were equal"
+    if gap.low is not None and gap.high is not None:
+        note = f"95 % interval {_points(gap.low)} to {_points(gap.high)}; {note}"
+    return Fact("Best-to-worst gap", _points(gap.value), note, "open")
+
+
+def _certificates(run: RunRecord) -> Fact:
+    safety = run.final_safety
+    if safety is None or not safety.certificate:
+        return Fact("Certificates", "none", "no answers were judged against targets", "open")
+    counts = Counter(row.status for row in safety.certificate)
+    total, met, failed = len(safety.certificate), counts["met"], counts["not met"]
+    unclear = counts["too few prompts"]
+    note = f"{failed} not met, {unclear} with too few prompts"
+    state: State = "good" if met == total else "warn" if failed else "open"
+    return Fact("Certificates", f"{met} of {total} met", note, state)
+
+
+def _headline(run: RunRecord) -> str:
+    """What the certificates say, in a sentence."""
+    safety = run.final_safety
+    if safety is None or not safety.certificate:
+        return NOT_CERTIFIED
+    counts = Counter(row.status for row in safety.certificate)
+    total = len(safety.certificate)
+    if counts["met"] == total:
+        return f"All {total} categories are shown to keep their targets."
+    parts = {
+        "not met": "are not shown to keep their targets",
+        "too few prompts": "have too few prompts to tell",
+    }
+    return (
+        "; ".join(f"{counts[s]} of {total} categories {text}" for s, text in parts.items() if counts[s]) + "."
+    )
+
+
+def _displacement(run: RunRecord) -> Fact:
+    found = displacement(run)
+    label = "Chosen responses"
+    if found.unknown:
+        return Fact(label, "not known", found.unknown, "open")
+    if found.raised is None:
+        return Fact(label, "no alarm", "did not lose likelihood for long", "good")
+    first, last = found.raised
+    return Fact(label, "alarm", f"less likely than under the reference from step {first} to {last}", "warn")
+
+
+def _skipped(run: RunRecord) -> Fact:
+    skipped = run.metrics.columns.get("skipped_steps")
+    count = None if skipped is None else last_finite(skipped)
+    if count is None:
+        return Fact("Skipped steps", MISSING, "not logged", "open")
+    note = f"of {int(run.metrics.steps[-1])}, for what was not finite"
+    return Fact("Skipped steps", figure(count, "count"), note, "warn" if count else "good")
+
+
+def _unfinished(run: RunRecord) -> str:
+    """A sentence on a run that is not at its last step, else nothing."""
+    if run.finished_step is not None:
+        return ""
+    steps = run.metrics.steps
+    if not len(steps):
+        return "No step was logged."
+    total = run.config.get("train", {}).get("num_steps")
+    return f"Not finished: step {int(steps[-1])}{f' of {total}' if total else ''}."
+
+
+def _points(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.1f}".removesuffix(".0") + " points"

@@ -1,0 +1,202 @@
+"""`jaxalign evaluate --safety`: the answers of a model, judged, with every figure. No figure is computed here."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxalign.config import Config, ConfigError
+from jaxalign.data.prompt_subsets import balanced_subset
+from jaxalign.data.prompts import PromptSet, read_prompts
+from jaxalign.evaluation.answers import Answers, judge_answers
+from jaxalign.evaluation.answers_file import read_answers, write_answers
+from jaxalign.evaluation.calibration import Calibration, calibrate
+from jaxalign.evaluation.comparison import Comparison, compare
+from jaxalign.evaluation.helpfulness import HelpfulnessScores
+from jaxalign.evaluation.judge_accuracy import JudgeAccuracy, judge_accuracy
+from jaxalign.evaluation.judges.build import make_judge
+from jaxalign.evaluation.judges.interface import Judge
+from jaxalign.evaluation.judges.refusal import RefusalJudge
+from jaxalign.evaluation.judges.score_model import load_reward_model
+from jaxalign.evaluation.result import SafetyResult
+from jaxalign.evaluation.safety import evaluate_answers
+from jaxalign.evaluation.settings import AnswersConfig, PromptsConfig, SafetyConfig
+from jaxalign.models.sampling import Sampling
+from jaxalign.run.generate import generate_texts, text_format
+from jaxalign.run.load import LoadedModel, is_run, load_model, run_config
+from jaxalign.run.manifest import model_fingerprint, read_manifest, write_json
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A result, what changed since the baseline if there is one, and the folder that both were written to."""
+
+    result: SafetyResult
+    comparison: Comparison | None
+    folder: Path
+
+
+def evaluate_safety(
+    path: Path,
+    config: SafetyConfig,
+    *,
+    name: str,
+    step: int | None = None,
+    output: Path | None = None,
+    baseline: Path | None = None,
+) -> Evaluation:
+    """Answer the prompts with the model at `path`, have the answers judged, and write what was found to `output`.
+
+    Written are `answers-NAME.json`, `safety-NAME.json` and .md, and with a baseline (another `answers-*.json`)
+    `comparison-NAME.json` and .md. Answers are kept before they are judged, so that a judge that fails costs nothing
+    but its own work: the same command goes on from there. Raises ConfigError and the errors of each part.
+    """
+    if output is None and not is_run(path):
+        raise ConfigError(f"{path} is no run, so nothing says where its figures belong; give --output DIR")
+    folder = output or path / "evaluation"
+    before = None if baseline is None else read_answers(baseline)
+    prompts = load_prompts(config.prompts)
+    accuracy = None if config.calibration is None else read_calibration(config.calibration)
+    sampling = Sampling(config.answers.temperature, config.answers.top_k, config.answers.top_p)
+    run = run_config(path)
+    judge = make_judge(config.judge)  # whatever is wrong with it shows before an hour of answers
+    if accuracy is not None:
+        accuracy.check(judge.name)
+    model = load_model(path, step=step)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = _responses(path, model, prompts, config.answers, sampling, folder / f"responses-{name}.json")
+    step = model.step
+    del model  # a judge may be a model too
+    answers = judge_answers(prompts, texts, judge, _refusal_judge(config, judge))
+    write_answers(folder / f"answers-{name}.json", answers)
+    targets = config.targets if config.targets is not None else _targets_of(run, prompts)
+    margins = _margins_of(path, step, prompts) if targets is not None else None
+    helpfulness = _helpfulness(config, answers)
+    result = evaluate_answers(
+        answers,
+        targets=targets,
+        margins=margins or None,
+        judge_error=accuracy,
+        helpfulness_scores=helpfulness,
+        num_resamples=config.num_resamples,
+    )
+    _write(folder, f"safety-{name}", result)
+    comparison = None
+    if before is not None:
+        comparison = compare(before, answers, judge_error=accuracy, num_resamples=config.num_resamples)
+        _write(folder, f"comparison-{name}", comparison)
+    (folder / f"responses-{name}.json").unlink()
+    return Evaluation(result, comparison, folder)
+
+
+def calibrate_judge(config: SafetyConfig, labelled: Path, output: Path | None) -> Calibration:
+    """How often the judge agrees with the labels of a file; written to `output` for `calibration`."""
+    calibration = calibrate(make_judge(config.judge), labelled)
+    if output is not None:
+        write_json(output, calibration.as_dict())
+    return calibration
+
+
+def load_prompts(config: PromptsConfig) -> PromptSet:
+    """The prompts of a file, or its balanced part. Raises DataError, ConfigError."""
+    prompts = read_prompts(config.path, layout=config.layout, category_column=config.category_column)
+    if config.max_prompts is None:
+        return prompts
+    try:
+        return balanced_subset(prompts, config.max_prompts)
+    except ValueError as error:
+        raise ConfigError(f"prompts.{error}") from error
+
+
+def read_calibration(path: Path) -> JudgeAccuracy:
+    """The judge's error in a file of `jaxalign evaluate --calibrate`. Raises ConfigError for anything else."""
+    try:
+        calibration = Calibration.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:  # of JSON, of UTF-8, or of what it holds
+        raise ConfigError(f"calibration {path}: {error}") from error
+    return judge_accuracy(calibration)
+
+
+def _responses(
+    path: Path, model: LoadedModel, prompts: PromptSet, options: AnswersConfig, sampling: Sampling, kept: Path
+) -> list[list[str]]:
+    """The answers of the model; those that an earlier call left unjudged if they are of the same model and prompts."""
+    format = text_format(model)
+    run = read_manifest(path) if model.run is not None else None
+    key: dict[str, Any] = {
+        "model": model_fingerprint(model.checkpoint),
+        "run": None if run is None else [run["config"], run["fingerprints"], model.step],
+        "prompts": prompts.fingerprint(),
+        "ids": [row.id for row in prompts.rows],
+        "answers": options.model_dump(exclude={"batch_size"}),
+    }
+    if kept.exists():
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        if content["key"] == key:
+            log.info("answers taken from %s, where an earlier call left them unjudged", kept)
+            return content["responses"]
+    texts = generate_texts(
+        model,
+        [row.prompt for row in prompts.rows],
+        sampling=sampling,
+        num_samples=options.num_samples,
+        max_new_tokens=options.max_new_tokens,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        format=format,
+    )
+    write_json(kept, {"key": key, "responses": texts})
+    return texts
+
+
+def _refusal_judge(config: SafetyConfig, judge: Judge) -> Judge | None:
+    """The refusal rule, unless it is the judge or not wanted."""
+    return RefusalJudge() if config.refusals and not isinstance(judge, RefusalJudge) else None
+
+
+def _targets_of(run: Config | None, prompts: PromptSet) -> dict[str, float] | None:
+    """The target rates of a run's margin rule, for the categories that the prompts have."""
+    if run is None or "margin" not in run.loss.rules:
+        return None
+    rates = run.adaptive.margin.target_rate
+    known = [name for name in prompts.category_names if name in run.data.category_names]
+    if not known:
+        return None
+    if not isinstance(rates, dict):
+        return dict.fromkeys(known, rates)
+    return {name: rates.get(name, rates.get("default", 0.0)) for name in known}
+
+
+def _margins_of(path: Path, step: int | None, prompts: PromptSet) -> dict[str, float]:
+    """The margins that a run logged at its step, for the categories that the prompts have."""
+    file = path / "metrics.jsonl"
+    if step is None or not file.exists():
+        return {}
+    records = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+    newest: dict[str, Any] = next((record for record in records if record["step"] == step), {})
+    found = {name: newest.get(f"adaptive/margin/{name}") for name in prompts.category_names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _helpfulness(config: SafetyConfig, answers: Answers) -> HelpfulnessScores | None:
+    if config.reward_model is None:
+        return None
+    model = load_reward_model(config.reward_model)
+    pairs = zip(answers.prompt_set.rows, answers.responses, strict=True)
+    flat = [(row, text) for row, texts in pairs for text in texts]
+    scores = model([row.prompt for row, _ in flat], [text for _, text in flat])
+    scored = ~np.isnan(scores)
+    if not scored.all():
+        log.warning("helpfulness: %d of %d answers are too long for a score", (~scored).sum(), len(flat))
+    ids = [row.id for (row, _), has_score in zip(flat, scored, strict=True) if has_score]
+    return HelpfulnessScores(f"reward model {config.reward_model.path.name}", scores[scored], ids)
+
+
+def _write(folder: Path, name: str, figures: SafetyResult | Comparison) -> None:
+    write_json(folder / f"{name}.json", figures.as_dict())
+    (folder / f"{name}.md").write_text(figures.markdown(), encoding="utf-8")

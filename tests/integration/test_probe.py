@@ -1,0 +1,183 @@
+"""Margins that follow what the model says: judged answers to fixed prompts between two steps of a run."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxalign.adaptive import CategoryStats, margin_rule
+from jaxalign.config import ConfigError, parse_config
+from jaxalign.run import probe as probes
+from jaxalign.run.probe import make_probe
+from jaxalign.run.setup import prepare
+from jaxalign.run.train import train
+from jaxalign.training.checkpoint import Checkpointer
+from tests import tiny
+from tests.integration.runs import metrics
+
+JUDGE = {"kind": "function", "function": "tests.integration.judging:by_letters"}
+NAMES = tiny.CATEGORIES
+
+
+def settings(folder: Path, *, signal: str = "probe", names: Any = NAMES, **probe: Any) -> dict[str, Any]:
+    prompts = folder / "probe.jsonl"
+    rows = [
+        {"id": f"{k}-{i}", "prompt": f"{name} {i}?", "category": name}
+        for k, name in enumerate(names)
+        for i in range(2)
+    ]
+    prompts.parent.mkdir(parents=True, exist_ok=True)
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {
+        "every_steps": 2,
+        "prompts": {"path": str(prompts)},
+        "answers": {"max_new_tokens": 4, "temperature": 1.0, "num_samples": 2},
+        "judge": JUDGE,
+    }
+    adaptive = {
+        "signal": signal,
+        "probe": options | probe,
+        "margin": {"step_size": 0.5, "target_rate": 0.3, "initial": 0.2},
+    }
+    return tiny.run_settings(
+        folder, loss={"name": "cat_dpo", "beta": 0.1}, adaptive=adaptive, mesh={"data": "rest"}
+    )
+
+
+def run(folder: Path, config: dict[str, Any], devices: int = 1) -> list[dict[str, Any]]:
+    """The figures of each step, without those of the clock."""
+    train(parse_config(config, "test"), folder / "run", jax.devices()[:devices])
+    clock = ("probe/seconds", "probe/share_of_time")
+    return [{k: v for k, v in line.items() if k not in clock} for line in metrics(folder / "run")]
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("probe")
+    return folder, run(folder, settings(folder))
+
+
+def margins(line: dict[str, Any]) -> list[float | None]:
+    return [line.get(f"adaptive/margin/{name}") for name in NAMES]
+
+
+def test_margins_move_at_probes_alone_and_as_the_rule_says(probed: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, lines = probed
+    assert [any(key.startswith("probe/violation") for key in line) for line in lines] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+    rule = margin_rule(parse_config(settings(folder), "test").make_objective().rule_configs["margin"])
+    state = rule.init()
+    for line in (lines[1], lines[3]):
+        rates = np.array([line[f"probe/violation/{name}"] for name in NAMES])
+        state = rule.update(
+            CategoryStats(4 * rates, np.full(len(NAMES), 4.0)), state
+        )  # 2 prompts, 2 answers each
+    with Checkpointer(folder / "run" / "checkpoints", keep=None) as checkpointer:
+        abstract = prepare(
+            parse_config(settings(folder), "test"), folder / "other", jax.devices()[:1]
+        ).program.abstract_state
+        saved, _ = checkpointer.restore(abstract)
+    np.testing.assert_allclose(saved.adaptive["margin"].margin, state.margin, rtol=1e-6)
+    assert np.unique(np.asarray(state.margin)).size > 1
+    assert margins(lines[2]) != margins(lines[1])
+    assert margins(lines[4]) != margins(lines[3])
+
+
+def test_stopped_and_resumed_run_is_exact(probed: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    first = config | {"train": config["train"] | {"num_steps": 5}}
+    short = parse_config(first, "test")
+
+    class StopError(Exception):
+        pass
+
+    original = probes.Probe.__call__
+
+    def stop(self: Any, state: Any) -> Any:
+        if int(state.step) == 4:
+            raise StopError
+        return original(self, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes.Probe, "__call__", stop)
+        with pytest.raises(StopError):
+            train(short, tmp_path / "run", jax.devices()[:1])
+    assert run(tmp_path, first) == probed[1]
+
+
+def test_eight_devices_probe_like_one(probed: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    lines = run(tmp_path, settings(tmp_path), devices=8)
+    for line, expected in zip(lines, probed[1], strict=True):
+        assert line.keys() == expected.keys()
+        for key, value in expected.items():
+            assert line[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
+
+
+def test_both_signals_move_the_margins(tmp_path: Path) -> None:
+    both = run(tmp_path, settings(tmp_path, signal="both"))
+    assert margins(both[0]) != margins(both[1])  # the pairs
+    assert "probe/violation/Violence" in both[1]  # the answers
+
+
+def test_budget_ends_the_probes_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        lines = run(tmp_path, settings(tmp_path, max_seconds=1e-6))
+    assert ["probe/unjudged" in line for line in lines] == [False, True, False, False, False]
+    assert "no more are made" in caplog.text
+
+
+def test_prompts_that_are_trained_on_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = settings(tmp_path)
+    rows = [{"prompt": row["prompt"], "category": "Violence"} for row in tiny.pairs(3)]
+    with (tmp_path / "probe.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    with caplog.at_level(logging.INFO):
+        probe = make_probe(prepare(parse_config(config, "test"), tmp_path / "run", jax.devices()[:1]))
+    assert probe is not None
+    assert len(probe.prompts) == 2 * len(NAMES)
+    assert "left out 3 prompts that are trained on" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("signal", "names", "message"),
+    [
+        ("probe", [*NAMES, "Arson"], "categories \\['Arson'\\], the data have"),
+        ("probe", NAMES[:1], "whose margins would never move; add some, or set adaptive.signal: both"),
+    ],
+)
+def test_prompts_that_do_not_serve_are_refused(signal: str, names: Any, message: str, tmp_path: Path) -> None:
+    config = parse_config(settings(tmp_path, signal=signal, names=names), "test")
+    with pytest.raises(ConfigError, match=message):
+        make_probe(prepare(config, tmp_path / "run", jax.devices()[:1]))
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "loss", "message"),
+    [
+        ({"signal": "probe"}, "cat_dpo", "adaptive.signal probe needs adaptive.probe"),
+        (
+            {"probe": {"prompts": {"path": "x"}, "judge": JUDGE}},
+            "cat_dpo",
+            "no effect with adaptive.signal implicit_reward",
+        ),
+        (
+            {"signal": "both", "probe": {"prompts": {"path": "x"}, "judge": JUDGE}},
+            "dpo",
+            "adaptive.signal has no effect",
+        ),
+    ],
+)
+def test_settings_without_effect_are_refused(
+    adaptive: dict[str, Any], loss: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(tiny.run_settings(tmp_path, loss={"name": loss}, adaptive=adaptive), "test")
