@@ -65,6 +65,9 @@ class MarginSettings(Settings):
     )
     update: Literal["additive", "multiplicative"] = "additive"
     normalize_mean: float | None = None
+    warmup_pairs: float = Field(
+        default=0.0, description="pairs, or judged answers, with a category before the margins move"
+    )
 
     def targets_of(self, names: Sequence[str]) -> dict[str, float]:
         """The target rates of these categories."""
