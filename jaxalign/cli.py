@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -26,6 +26,22 @@ Distributed = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b=value", help="change one setting; may be repeated")
+]
+
+
+def _step(text: str) -> int | str:
+    if text != "best" and not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is neither the number of a step nor `best`")
+    return text if text == "best" else int(text)
+
+
+Step = Annotated[
+    Any,
+    typer.Option(
+        metavar="N|best",
+        parser=_step,
+        help="checkpoint of a run: of step N, or the one that its `selection` chose; default: the newest",
+    ),
 ]
 
 
@@ -142,7 +158,7 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Option(help="reference model, needed for a Hugging Face model")
     ] = None,
-    step: Annotated[int | None, typer.Option(help="checkpoint of the run; default: the newest")] = None,
+    step: Step = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="pairs at a time; default: 16")] = None,
     safety: Annotated[
         Path | None, typer.Option(help="YAML file: have answers to prompts judged, see configs/evaluation/")
@@ -205,7 +221,7 @@ def _evaluate_safety(
     model: Path | None,
     file: Path,
     overrides: list[str] | None,
-    step: int | None,
+    step: Any,
     baseline: Path | None,
     labelled: Path | None,
     output: Path | None,
@@ -247,7 +263,7 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1, help="answers at a time")] = 16,
     system_prompt: Annotated[str | None, typer.Option(help="for prompts that have none")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="prompts as they stand, no chat template")] = False,
-    step: Annotated[int | None, typer.Option(help="checkpoint of the run; default: the newest")] = None,
+    step: Step = None,
     distributed: Distributed = False,
 ) -> None:
     """Answer prompts: one line of JSON for each, with its answers and whether they ended by themselves."""
@@ -282,7 +298,7 @@ def export(
     ] = False,
     base_model: Annotated[str | None, typer.Option(help="what an adapter is to be loaded onto")] = None,
     max_shard_size: Annotated[str | None, typer.Option(help="largest weight file; default: 5GB")] = None,
-    step: Annotated[int | None, typer.Option(help="checkpoint of the run; default: the newest")] = None,
+    step: Step = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier export in DIR")] = False,
     distributed: Distributed = False,
 ) -> None:
@@ -310,8 +326,8 @@ def merge(
     weight: Annotated[float, typer.Option(metavar="Q", help="(1 - Q) * A + Q * B is written")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Hugging Face directory to write")],
     dtype: Annotated[Literal["bf16", "f32"], typer.Option(help="of the merged model")] = "bf16",
-    step_a: Annotated[int | None, typer.Option(help="checkpoint of run A; default: the newest")] = None,
-    step_b: Annotated[int | None, typer.Option(help="checkpoint of run B; default: the newest")] = None,
+    step_a: Step = None,
+    step_b: Step = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier export in DIR")] = False,
 ) -> None:
     """Write the weighted mean of two models in Hugging Face format."""
@@ -325,7 +341,7 @@ def merge(
 def verify(
     model: Annotated[Path, typer.Argument(metavar="RUN_OR_DIR", help="a workdir, or a Hugging Face model")],
     hf_dir: Annotated[Path, typer.Argument(metavar="HF_DIR", help="what transformers + torch read")],
-    step: Annotated[int | None, typer.Option(help="checkpoint of the run; default: the newest")] = None,
+    step: Step = None,
 ) -> None:
     """Compare our decoder with transformers + torch on the same texts; exit status 1 if they differ."""
     from jaxalign.run.summary import print_verification

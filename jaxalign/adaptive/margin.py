@@ -44,6 +44,9 @@ class MarginConfig:
       update: "additive" dual ascent or "multiplicative" (exponentiated) dual ascent.
       normalize_mean: mean over the categories that the margins in use are held at, so that only their spread
         adapts; None uses the margins as they are.
+      warmup_pairs: margins stay at `initial` until the categories have been seen so often, all added up. An
+        untrained policy violates every category; without a wait all margins grow, and only `step_size * target_rate`
+        a step takes them back.
     """
 
     num_categories: int
@@ -55,15 +58,19 @@ class MarginConfig:
     target_rate: float | tuple[float, ...]
     update: Literal["additive", "multiplicative"] = "additive"
     normalize_mean: float | None = None
+    warmup_pairs: float = 0.0
 
     def __post_init__(self) -> None:
         keep_count(self, "num_categories")
         keep_numbers(self, "initial", "minimum", "maximum", "step_size", "ema_rate", "normalize_mean")
+        keep_numbers(self, "warmup_pairs")
         keep_numbers_per_category(self, "target_rate")
         self._check_target_rate()
         self._check_bounds()
         check_positive("step_size", self.step_size)
         check_ema_rate(self.ema_rate)
+        if not in_order(0.0, self.warmup_pairs):
+            raise ValueError(f"warmup_pairs={self.warmup_pairs} must be finite and not negative")
         self._check_update()
 
     def _check_target_rate(self) -> None:
@@ -132,6 +139,7 @@ def margin_rule(config: MarginConfig) -> AdaptiveRule[MarginState, CategoryStats
 
     A category without pairs keeps all its values bit for bit, and so does one whose statistics are not finite:
     its running rate would never recover. The statistics themselves and the loss of that step still show it.
+    The margins move in updates before which `sum_k n_k >= warmup_pairs`, with n_k the pairs seen; rates always do.
     With `normalize_mean = c` the state is the same, and `value` gives the margins nearest to it, by least
     squares, that lie within the bounds and have mean c; where all margins of the state are equal, all are c.
 
@@ -174,8 +182,9 @@ def margin_rule(config: MarginConfig) -> AdaptiveRule[MarginState, CategoryStats
         rate = running_mean(
             state.violation_rate, newest, ema_rate=config.ema_rate, seen=seen, present=present
         )
+        warm = jnp.sum(state.num_seen.astype(jnp.float32)) >= config.warmup_pairs
         return MarginState(
-            margin=jnp.where(present, _ascend(state.margin, rate, config), state.margin),
+            margin=jnp.where(present & warm, _ascend(state.margin, rate, config), state.margin),
             violation_rate=rate,
             num_seen=add_seen(state.num_seen, stats.pairs, present),
         )

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from jaxalign.adaptive import BalanceConfig, MarginConfig
 from jaxalign.data.settings import DataConfig, RowsConfig
 from jaxalign.errors import JaxalignError
-from jaxalign.evaluation.settings import ProbeConfig
+from jaxalign.evaluation.settings import ProbeConfig, SelectionConfig
 from jaxalign.models.lora import LoraConfig
 from jaxalign.parallel import MeshConfig
 from jaxalign.settings import LaxPath, Settings
@@ -65,6 +65,16 @@ class MarginSettings(Settings):
     )
     update: Literal["additive", "multiplicative"] = "additive"
     normalize_mean: float | None = None
+    warmup_pairs: float = Field(
+        default=0.0, description="pairs, or judged answers, with a category before the margins move"
+    )
+
+    def targets_of(self, names: Sequence[str]) -> dict[str, float]:
+        """The target rates of these categories."""
+        if not isinstance(self.target_rate, dict):
+            return dict.fromkeys(names, self.target_rate)
+        default = self.target_rate.get("default", 0.0)
+        return {name: self.target_rate.get(name, default) for name in names}
 
 
 class BalanceSettings(Settings):
@@ -128,6 +138,7 @@ class Config(Settings):
     rows: RowsConfig = RowsConfig()
     mesh: MeshConfig = MeshConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    selection: SelectionConfig | None = Field(default=None, description="null: the last state is the one")
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
 
@@ -143,6 +154,7 @@ class Config(Settings):
         for section, useless in given.items():
             if useless:
                 raise ValueError(f"adaptive.{section} has no effect with loss {self.loss.name}; remove it")
+        self._check_selection()
         if self.model.param_dtype == "bfloat16" and self.model.lora is None:
             raise ValueError(
                 "model.param_dtype bfloat16 needs model.lora: updates of all parameters would vanish in bf16 "
@@ -212,6 +224,19 @@ class Config(Settings):
         if probe is not None and signal == "implicit_reward":
             raise ValueError(
                 "adaptive.probe has no effect with adaptive.signal implicit_reward; set signal to probe or both"
+            )
+
+    def _check_selection(self) -> None:
+        selection = self.selection
+        if selection is None:
+            return
+        if selection.by == "worst_category" and selection.targets is not None:
+            raise ValueError(
+                "selection.targets has no effect with selection.by worst_category; remove it, or select by certificates"
+            )
+        if selection.by == "certificates" and selection.targets is None and "margin" not in self.loss.rules:
+            raise ValueError(
+                f"selection.by certificates needs selection.targets: loss {self.loss.name} has no target rates"
             )
 
     def _check_evaluation(self) -> None:

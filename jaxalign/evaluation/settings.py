@@ -55,15 +55,48 @@ class SafetyConfig(Settings):
     num_resamples: int = Field(default=2000, ge=100, description="draws for the intervals")
 
 
-class ProbeConfig(Settings):
-    """Answers of the policy while it trains, which the margins follow."""
+class InterviewConfig(Settings):
+    """Questions to the policy while it trains."""
 
-    every_steps: PositiveInt = Field(default=100, description="updates between two probes")
+    every_steps: PositiveInt = Field(default=100, description="updates between two times")
     prompts: PromptsConfig
     answers: AnswersConfig = AnswersConfig(max_new_tokens=128)
     judge: JudgeConfig
+
+
+class ProbeConfig(InterviewConfig):
+    """Answers of the policy while it trains, which the margins follow."""
+
     max_seconds: PositiveFloat | None = Field(
         default=None,
         description="of all probes since the start or a resumption, after which no more are made, so that what is "
         "trained depends on the clock; null: no limit",
+    )
+
+
+class SelectionConfig(InterviewConfig):
+    """Which state of a run is kept as the best one, and when training stops early, by the policy's judged answers."""
+
+    by: Literal["worst_category", "certificates"] = Field(
+        default="worst_category",
+        description="best is the state whose worst category is safest, by a lower bound; certificates: those of all "
+        "categories come first, and training stops when they are met",
+    )
+    patience: PositiveInt | None = Field(
+        default=None,
+        description="stop after so many times without a better state; null: train to the last step",
+    )
+    min_prompts: PositiveInt = Field(default=10, description="of a category; fewer are refused")
+    max_over_refusal: float | None = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of benign prompts refused up to which a state can be the best; null: any",
+    )
+    targets: float | dict[str, float] | None = Field(
+        default=None,
+        description="violation rates that the certificates are about; null: those of the margin rule",
+    )
+    confidence: float = Field(
+        default=0.95, gt=0.5, lt=1, description="of the bounds, over all categories together"
     )

@@ -28,7 +28,11 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class DecoderSpec:
-    """Everything static about a decoder. `constrain(x, dims)` pins the sharding of an activation."""
+    """Everything static about a decoder. `constrain(x, dims)` pins the sharding of an activation.
+
+    `kernels_out_in` says that kernels lie as [out, in] and not as [in, out]: for a few tokens at a time a CPU then
+    reads them as they lie in memory.
+    """
 
     config: DecoderConfig
     compute_dtype: jnp.dtype
@@ -37,6 +41,7 @@ class DecoderSpec:
     lora: LoraConfig | None
     attention: Attention
     constrain: Callable[[jax.Array, Dims], jax.Array]
+    kernels_out_in: bool = False
 
 
 class LoraParam(nnx.Variable):
@@ -70,7 +75,8 @@ class Linear(nnx.Module):
         """[N, L, in] -> [N, L, out]."""
         dtype = self.spec.compute_dtype
         tokens = x.reshape(-1, x.shape[2])  # or the gradient of the kernel would transpose its inputs (CPU)
-        y = tokens @ self.kernel[...].astype(dtype)
+        kernel = self.kernel[...].astype(dtype)
+        y = (kernel @ tokens.T).T if self.spec.kernels_out_in else tokens @ kernel
         if self.has_bias:
             y += self.bias[...].astype(dtype)[None]
         if self.lora is not None:
@@ -192,22 +198,12 @@ class Decoder(nnx.Module):
         x, kept = jax.lax.scan(_rematerialised(layer_step, self.spec.remat), x, stacked)
         return self.final_norm(x), kept
 
-    def split_layers(self) -> list[Layer]:
-        """Each layer with parameters of its own: outside a loop, as a loop would copy its part of a stack each time."""
-        graphdef, stacked = nnx.split(self.layers)
-
-        def layer(i: int) -> Layer:
-            own = jax.tree.map(lambda x: jax.lax.index_in_dim(x, i, keepdims=False), stacked)
-            return nnx.merge(graphdef, own)
-
-        return [layer(i) for i in range(self.spec.config.num_layers)]
-
     def step(
         self, layers: Sequence[Layer], tokens: jax.Array, positions: jax.Array, attends: Sequence[Attend]
     ) -> tuple[jax.Array, list[Any]]:
         """The newest token of each row, ids and positions [N] -> hidden [N, D] after the final norm, what layers keep.
 
-        `layers` are those of `split_layers`; each has an `attend` of its own.
+        The `layers` stand for the stack; each has an `attend` of its own.
         """
         x, rope = self._embedded(tokens[:, None], positions[:, None])
         everything = []

@@ -14,11 +14,12 @@ from flax import nnx
 
 from jaxalign.batch import Places
 from jaxalign.models.config import DecoderConfig
-from jaxalign.models.decoder import Attend, Decoder, DecoderSpec, Dims, LoraParam, RematPolicy
+from jaxalign.models.decoder import Attend, Decoder, DecoderSpec, Dims, Layer, LoraParam, RematPolicy
 from jaxalign.models.lora import LoraConfig
 from jaxalign.ops.attention import Attention, make_attention
 
 Params = dict[str, Any]  # nested, with arrays at the leaves
+LayerParams = tuple[Params, Params]  # the base and the adapter of one layer; the latter may be empty
 StepFn = Callable[[jax.Array, jax.Array, Sequence[Attend]], tuple[jax.Array, list[Any]]]  # see `make_step`
 
 
@@ -80,21 +81,32 @@ class DecoderFns:
         hidden, kept = self._module(params, lora_params).prefill(tokens, places)
         return self._logits(params, hidden[:, -1]), kept
 
-    def make_step(self, params: Params, lora_params: Params | None) -> StepFn:
-        """A function for one more token in each row; whatever its repetitions share is done here, once.
+    def split_layers(self, params: Params, lora_params: Params | None) -> list[LayerParams]:
+        """The parameters of each layer by itself, as `make_step` wants them.
+
+        A loop would copy its part of a stack each time, cast what is not in the compute dtype, and on a CPU repack
+        kernels: here this is done once.
+        """
+        adapters = {} if lora_params is None else lora_params["layers"]
+        cut = functools.partial(_of_layer, dtype=self.spec.compute_dtype)
+        return [(cut(params["layers"], i), cut(adapters, i)) for i in range(self.config.num_layers)]
+
+    def make_step(self, params: Params, layers: Sequence[LayerParams]) -> StepFn:
+        """A function for one more token in each row, with `layers` from `split_layers` of the same parameters.
 
         It maps ids and positions [N], and an `Attend` for each layer, to the logits [N, V] float32 of the token after
         and the list of what the layers keep.
         """
-        cast = functools.partial(_in_compute_dtype, dtype=self.spec.compute_dtype)
-        params = cast(params)
-        module = self._module(params, None if lora_params is None else cast(lora_params))
-        layers = module.split_layers()
+        top = {name: x for name, x in params.items() if name != "layers"}
+        params = {**_in_dtype(top, self.spec.compute_dtype), "layers": params["layers"]}
+        module = self._module(params, None)
+        spec = dataclasses.replace(self.spec, kernels_out_in=True, lora=self.lora if layers[0][1] else None)
+        modules = [nnx.merge(_layer_structure(spec), *layer) for layer in layers]
 
         def step(
             tokens: jax.Array, positions: jax.Array, attends: Sequence[Attend]
         ) -> tuple[jax.Array, list[Any]]:
-            hidden, kept = module.step(layers, tokens, positions, attends)
+            hidden, kept = module.step(modules, tokens, positions, attends)
             return self._logits(params, hidden), kept
 
         return step
@@ -166,6 +178,14 @@ def build_decoder(
 
 
 @functools.cache
+def _layer_structure(spec: DecoderSpec) -> nnx.GraphDef:
+    """The module graph of one layer."""
+    key = jax.random.key(0)
+    layer = nnx.eval_shape(lambda: Layer(spec, nnx.Rngs(params=key, lora=key)))
+    return nnx.split(layer, nnx.Param, LoraParam)[0]
+
+
+@functools.cache
 def _structure(spec: DecoderSpec) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """The module graph, and the abstract base and adapter states."""
     key = jax.random.key(0)
@@ -179,13 +199,17 @@ def _check_one_shape(tokens: jax.Array, places: Places) -> None:
         raise ValueError(f"tokens {tokens.shape} and places {sorted(shapes)}: expected one shape [N, L]")
 
 
-def _in_compute_dtype(tree: Params, dtype: jnp.dtype) -> Params:
+def _of_layer(stack: Params, index: int, dtype: jnp.dtype) -> Params:
+    """The parameters of one layer in the dtype, kernels as [out, in]."""
+    own = _in_dtype(jax.tree.map(lambda x: jax.lax.index_in_dim(x, index, keepdims=False), stack), dtype)
+    return jax.tree_util.tree_map_with_path(lambda path, x: x.T if path[-1].key == "kernel" else x, own)
+
+
+def _in_dtype(tree: Params, dtype: jnp.dtype) -> Params:
     """The parameters as the layers would cast them, but for the scales of norms, which are computed in float32."""
-
-    def cast(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
-        return x if path[-1].key == "scale" else x.astype(dtype)
-
-    return jax.tree_util.tree_map_with_path(cast, tree)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x if path[-1].key == "scale" else x.astype(dtype), tree
+    )
 
 
 def _initial(spec: DecoderSpec, key: jax.Array) -> tuple[Params, Params]:

@@ -5,7 +5,7 @@ Arrays in, arrays out, to be traced under `jax.jit`. No text, no files and no ba
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from jax import lax
 
 from jaxalign.batch import PROMPT, Places
 from jaxalign.models.decoder import Attend
-from jaxalign.models.functional import DecoderFns, Params
+from jaxalign.models.functional import DecoderFns, LayerParams, Params, StepFn
 from jaxalign.models.sampling import Sampling, choose
 from jaxalign.ops.cache import LayerCache, append, attend_to_cache, new_cache
 from jaxalign.ops.visibility import is_visible
@@ -45,7 +45,7 @@ class _State(NamedTuple):
     done: jax.Array  # [N] bool
     newest: jax.Array  # [N] int32
     result: Generated
-    layers: list[LayerCache]
+    caches: list[LayerCache]  # of the layers
 
 
 def generate_tokens(
@@ -59,6 +59,7 @@ def generate_tokens(
     sampling: Sampling,
     stop_ids: tuple[int, ...],
     max_new_tokens: int,
+    layers: Sequence[LayerParams] | None = None,
 ) -> Generated:
     """Up to `max_new_tokens` (T) tokens after each prompt, until all rows have met a stop id.
 
@@ -74,6 +75,7 @@ def generate_tokens(
         sampling: how a token is chosen.
         stop_ids: a row ends with any of them.
         max_new_tokens: T.
+        layers: what `decoder.split_layers` makes of the parameters, so that several calls share it.
 
     Raises:
         ValueError: for shapes that do not fit together.
@@ -90,13 +92,14 @@ def generate_tokens(
     exact = decoder.spec.compute_dtype == jnp.float32
     with jax.default_matmul_precision("float32" if exact else None):
         places = _places(prompt_lengths, P, P + max_new_tokens)
-        logits, layers = _prefilled(decoder, params, lora_params, prompts, places)
-        start = _start(prompt_lengths == 0, layers, max_new_tokens)
-        one_more = _one_more(decoder, params, lora_params, places, P)
+        logits, caches = _prefilled(decoder, params, lora_params, prompts, places)
+        start = _start(prompt_lengths == 0, caches, max_new_tokens)
+        layers = decoder.split_layers(params, lora_params) if layers is None else layers
+        one_more = _one_more(decoder, decoder.make_step(params, layers), places, P)
 
         def step(state: _State) -> _State:
-            logits, layers = one_more(state)
-            return pick(state._replace(layers=layers), logits)
+            logits, caches = one_more(state)
+            return pick(state._replace(caches=caches), logits)
 
         def going(state: _State) -> jax.Array:
             return (state.number < max_new_tokens) & ~state.done.all()
@@ -118,8 +121,8 @@ def _prefilled(
     P, S = prompts.shape[1], places.segment.shape[1]
     of_prompts = dataclasses.replace(jax.tree.map(lambda x: x[:, :P], places), unfolded_length=P)
     logits, (keys, values) = decoder.prefill(params, lora_params, prompts, of_prompts)
-    layers = [new_cache(keys[i], values[i], S) for i in range(decoder.config.num_layers)]
-    return _whole_rows(decoder, logits), [_constrained(decoder, layer) for layer in layers]
+    caches = [new_cache(keys[i], values[i], S) for i in range(decoder.config.num_layers)]
+    return _whole_rows(decoder, logits), [_constrained(decoder, cache) for cache in caches]
 
 
 def _whole_rows(decoder: DecoderFns, logits: jax.Array) -> jax.Array:
@@ -132,11 +135,11 @@ def _constrained(decoder: DecoderFns, cache: LayerCache) -> LayerCache:
     return jax.tree.map(lambda x: decoder.spec.constrain(x, ("batch", "kv_heads", None, None)), cache)
 
 
-def _start(empty: jax.Array, layers: list[LayerCache], max_new_tokens: int) -> _State:
+def _start(empty: jax.Array, caches: list[LayerCache], max_new_tokens: int) -> _State:
     N = len(empty)
     nothing = jnp.zeros(N, jnp.int32)
     result = Generated(jnp.zeros((N, max_new_tokens), jnp.int32), nothing, jnp.zeros(N, bool))
-    return _State(jnp.zeros((), jnp.int32), empty, nothing, result, layers)
+    return _State(jnp.zeros((), jnp.int32), empty, nothing, result, caches)
 
 
 def _picker(
@@ -153,16 +156,15 @@ def _picker(
         lengths = jnp.where(state.done, state.result.lengths, number)
         stopped = state.result.stopped | (~state.done & (newest[:, None] == stops).any(axis=1))
         done = state.done | stopped | (newest == NOT_FINITE)
-        return _State(number, done, newest, Generated(tokens, lengths, stopped), state.layers)
+        return _State(number, done, newest, Generated(tokens, lengths, stopped), state.caches)
 
     return pick
 
 
 def _one_more(
-    decoder: DecoderFns, params: Params, lora_params: Params | None, places: Places, width: int
+    decoder: DecoderFns, run: StepFn, places: Places, width: int
 ) -> Callable[[_State], tuple[jax.Array, list[LayerCache]]]:
     """A function from a state to the logits [N, V] after its newest tokens, and the caches with these in them."""
-    run = decoder.make_step(params, lora_params)
     attention = decoder.spec.attention
     columns = jnp.arange(places.segment.shape[1], dtype=jnp.int32)[None]
 
@@ -183,8 +185,8 @@ def _one_more(
             cache = _constrained(decoder, append(cache, key, value, column))
             return attend_to_cache(attention, query, cache, visible), cache
 
-        attends: list[Attend] = [functools.partial(attend, layer) for layer in state.layers]
-        logits, layers = run(state.newest, own.position[:, 0], attends)
-        return _whole_rows(decoder, logits), layers
+        attends: list[Attend] = [functools.partial(attend, cache) for cache in state.caches]
+        logits, caches = run(state.newest, own.position[:, 0], attends)
+        return _whole_rows(decoder, logits), caches
 
     return one_more

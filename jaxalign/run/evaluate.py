@@ -6,11 +6,11 @@ from jaxalign.config import ConfigError, load_config
 from jaxalign.data.sources import Split
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.run.data import load_split, load_tokenizer
-from jaxalign.run.load import load_model, run_config
+from jaxalign.run.load import WhichStep, load_model, run_config
 
 
 def evaluate(
-    path: Path, data: Path | None, *, split: Split, reference: Path | None, step: int | None, batch_size: int
+    path: Path, data: Path | None, *, split: Split, reference: Path | None, step: WhichStep, batch_size: int
 ) -> PreferenceReport:
     """Figures of the model at `path` against its reference, on the data of its run or of a configuration.
 

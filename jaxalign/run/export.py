@@ -7,7 +7,7 @@ from jaxalign.config import Config, ConfigError
 from jaxalign.hf.card import model_card
 from jaxalign.hf.write import export_adapter, export_model
 from jaxalign.run.data import load_tokenizer
-from jaxalign.run.load import LoadedModel, is_run, load_model
+from jaxalign.run.load import LoadedModel, WhichStep, is_run, load_model
 from jaxalign.run.train import read_report
 
 CARD_COLUMNS = {
@@ -32,7 +32,7 @@ def export(
     adapter: bool = False,
     base_model: str | None = None,
     max_shard_size: str | None = None,
-    step: int | None = None,
+    step: WhichStep = None,
     overwrite: bool = False,
 ) -> None:
     """Write the merged model, or with `adapter` the adapter alone, to be loaded onto `base_model`.

@@ -20,7 +20,7 @@ from jaxalign.models.sampling import GREEDY, Sampling
 from jaxalign.parallel import is_main_process
 from jaxalign.run.data import load_tokenizer
 from jaxalign.run.generation import Answer, Decoding, generate_ids
-from jaxalign.run.load import LoadedModel, load_model
+from jaxalign.run.load import LoadedModel, WhichStep, load_model
 from jaxalign.run.prompt_file import Prompt, read_prompt_file
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def generate(
     seed: int | None,
     system_prompt: str | None,
     raw: bool,
-    step: int | None,
+    step: WhichStep,
 ) -> None:
     """Answer the prompts of `source` with the model at `path`: lines of JSON to `output`, or to standard output.
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from jaxalign.data.packing import round_up
-from jaxalign.models.functional import DecoderFns, Params
+from jaxalign.models.functional import DecoderFns, LayerParams, Params
 from jaxalign.models.generate import NOT_FINITE, Generated, generate_tokens
 from jaxalign.models.sampling import GREEDY, GenerationError, Sampling
 from jaxalign.parallel import num_groups, partition_spec, put_global, replicated
@@ -84,7 +84,16 @@ def generate_ids(
         key=lambda row: -len(prompts[row[0]])
     )  # stable; the longest first, as they need the most memory
     return _answers(
-        _Batches(decoder, params, lora_params, mesh, prompts, decoding, key),
+        _Batches(
+            decoder,
+            params,
+            lora_params,
+            _splitter(decoder)(params, lora_params),
+            mesh,
+            prompts,
+            decoding,
+            key,
+        ),
         rows,
         names,
         batch_size=round_up(min(batch_size, max(1, len(rows))), num_groups(mesh)),
@@ -121,6 +130,7 @@ class _Batches:
     decoder: DecoderFns
     params: Params
     lora_params: Params | None
+    layers: list[LayerParams]
     mesh: Mesh
     prompts: Sequence[Sequence[int]]
     decoding: Decoding
@@ -144,18 +154,24 @@ class _Batches:
         run = compiled(self.decoder, self.mesh, decoding.sampling, decoding.stop_ids, decoding.max_new_tokens)
         key = put_global(np.asarray(jax.random.key_data(self.key)), replicated(self.mesh))
         arrays = [placed(x) for x in (tokens, lengths, index, sample)]
-        return jax.device_get(run(self.params, self.lora_params, key, *arrays))
+        return jax.device_get(run(self.params, self.lora_params, self.layers, key, *arrays))
+
+
+@functools.lru_cache(maxsize=16)
+def _splitter(decoder: DecoderFns) -> Callable[..., list[LayerParams]]:
+    return jax.jit(decoder.split_layers)
 
 
 @functools.lru_cache(maxsize=16)
 def compiled(
     decoder: DecoderFns, mesh: Mesh, sampling: Sampling, stop_ids: tuple[int, ...], max_new_tokens: int
 ) -> Callable[..., Generated]:
-    """The jitted function of (params, lora_params, key data, prompts [N, P], lengths, index and sample [N])."""
+    """The jitted function of parameters, key data, prompts [N, P], and their lengths, index and sample, each [N]."""
 
     def run(
         params: Params,
         lora_params: Params | None,
+        layers: list[LayerParams],
         key_data: jax.Array,
         prompts: jax.Array,
         lengths: jax.Array,
@@ -174,6 +190,7 @@ def compiled(
             sampling=sampling,
             stop_ids=stop_ids,
             max_new_tokens=max_new_tokens,
+            layers=layers,
         )
 
     return jax.jit(run, out_shardings=replicated(mesh))

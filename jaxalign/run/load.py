@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -28,6 +28,12 @@ from jaxalign.run.logps_pass import LogpsPass
 from jaxalign.run.manifest import model_fingerprint, read_manifest
 from jaxalign.run.policy import Policy, make_policy
 from jaxalign.training.checkpoint import Checkpointer
+
+WhichStep = int | Literal["best"] | None
+"""A checkpoint of a run: of this step, the selected one, or the newest."""
+
+BEST = "best"
+"""The folder in the workdir with the checkpoint of the selected state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +77,7 @@ def is_run(path: Path) -> bool:
 
 
 def load_model(
-    path: Path, *, step: int | None = None, numerics: ModelConfig | None = None, with_base: bool = True
+    path: Path, *, step: WhichStep = None, numerics: ModelConfig | None = None, with_base: bool = True
 ) -> LoadedModel:
     """Load parameters from a run's checkpoint or from a pretrained model.
 
@@ -109,7 +115,7 @@ def _config_in(manifest: dict[str, Any], path: Path) -> Config:
     return parse_config(manifest["config"], f"{path}/manifest.json")
 
 
-def _load_run(workdir: Path, step: int | None, mesh: Mesh, with_base: bool) -> LoadedModel:
+def _load_run(workdir: Path, step: WhichStep, mesh: Mesh, with_base: bool) -> LoadedModel:
     manifest = read_manifest(workdir)
     assert manifest is not None  # is_run
     config = _config_in(manifest, workdir)
@@ -124,12 +130,17 @@ def _load_run(workdir: Path, step: int | None, mesh: Mesh, with_base: bool) -> L
     abstract = decoder.abstract_lora() if adapter else decoder.abstract_params()
     dims = decoder.lora_logical_dims() if adapter else decoder.logical_dims()
     placed = with_shardings(abstract, tree_shardings(dims, abstract, mesh))
-    with Checkpointer(workdir / "checkpoints", keep=None) as checkpointer:
-        parts, step = checkpointer.restore_parts({"params": placed}, step)
+    if step == "best" and not any((workdir / BEST).glob("[0-9]*")):
+        raise ConfigError(
+            f"{workdir} has no best state: the run has no `selection`, or no state was eligible; leave out --step best"
+        )
+    folder, number = (workdir / BEST, None) if step == "best" else (workdir / "checkpoints", step)
+    with Checkpointer(folder, keep=None) as checkpointer:
+        parts, found = checkpointer.restore_parts({"params": placed}, number)
     if not adapter:
-        return LoadedModel(checkpoint, policy, parts["params"], None, mesh, config, step)
+        return LoadedModel(checkpoint, policy, parts["params"], None, mesh, config, found)
     base = _pretrained(checkpoint, decoder, mesh) if with_base else None
-    return LoadedModel(checkpoint, policy, base, parts["params"], mesh, config, step)
+    return LoadedModel(checkpoint, policy, base, parts["params"], mesh, config, found)
 
 
 def _pretrained(checkpoint: Checkpoint, decoder: DecoderFns, mesh: Mesh) -> Any:

@@ -8,7 +8,7 @@ from jaxalign.hf.merge import MergeInput, StoredTensors, check_weight, merge_mod
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.hf.write import ExportDtype, Tensors
 from jaxalign.run.data import load_tokenizer
-from jaxalign.run.load import is_run, load_model
+from jaxalign.run.load import WhichStep, is_run, load_model
 
 
 def merge(
@@ -18,8 +18,8 @@ def merge(
     *,
     weight: float,
     dtype: ExportDtype = "bf16",
-    step_a: int | None = None,
-    step_b: int | None = None,
+    step_a: WhichStep = None,
+    step_b: WhichStep = None,
     overwrite: bool = False,
 ) -> None:
     """Write (1 - weight) * a + weight * b in Hugging Face format; of a run its newest checkpoint, or the step given.
@@ -40,7 +40,7 @@ def merge(
     merge_models(output, *models, weight, dtype=dtype, overwrite=overwrite)
 
 
-def _open(path: Path, step: int | None, option: str) -> MergeInput:
+def _open(path: Path, step: WhichStep, option: str) -> MergeInput:
     """The model at `path`, with no more of it read than has to be held."""
     if not is_run(path):
         if step is not None:

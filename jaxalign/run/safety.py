@@ -26,7 +26,7 @@ from jaxalign.evaluation.safety import evaluate_answers
 from jaxalign.evaluation.settings import AnswersConfig, PromptsConfig, SafetyConfig
 from jaxalign.models.sampling import Sampling
 from jaxalign.run.generate import generate_texts, text_format
-from jaxalign.run.load import LoadedModel, is_run, load_model, run_config
+from jaxalign.run.load import LoadedModel, WhichStep, is_run, load_model, run_config
 from jaxalign.run.manifest import model_fingerprint, read_manifest, write_json
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def evaluate_safety(
     config: SafetyConfig,
     *,
     name: str,
-    step: int | None = None,
+    step: WhichStep = None,
     output: Path | None = None,
     baseline: Path | None = None,
 ) -> Evaluation:
@@ -163,13 +163,8 @@ def _targets_of(run: Config | None, prompts: PromptSet) -> dict[str, float] | No
     """The target rates of a run's margin rule, for the categories that the prompts have."""
     if run is None or "margin" not in run.loss.rules:
         return None
-    rates = run.adaptive.margin.target_rate
     known = [name for name in prompts.category_names if name in run.data.category_names]
-    if not known:
-        return None
-    if not isinstance(rates, dict):
-        return dict.fromkeys(known, rates)
-    return {name: rates.get(name, rates.get("default", 0.0)) for name in known}
+    return run.adaptive.margin.targets_of(known) or None
 
 
 def _margins_of(path: Path, step: int | None, prompts: PromptSet) -> dict[str, float]:

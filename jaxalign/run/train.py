@@ -15,6 +15,7 @@ from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.evaluation.heldout_pairs import HeldoutPairs, heldout_pairs
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.parallel import is_main_process
+from jaxalign.run.interview import check_interviews
 from jaxalign.run.manifest import check_same, describe_config, make_manifest, with_resumption, write_json
 from jaxalign.run.pair_files import (
     HELDOUT_PAIRS,
@@ -24,6 +25,7 @@ from jaxalign.run.pair_files import (
 )
 from jaxalign.run.probe import Probe, make_probe
 from jaxalign.run.program import abstract_batch
+from jaxalign.run.selection import Selector, make_selector
 from jaxalign.run.setup import Run, prepare
 from jaxalign.run.start import check_start
 from jaxalign.run.workdir import locked, run_to_resume
@@ -43,12 +45,16 @@ FINISHED = "finished.json"
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """Where a run ended. The reports are None without held-out data, `after` also if the run was stopped."""
+    """Where a run ended. The reports are None without held-out data, `after` also if the run was stopped.
+
+    `best_step` is that of the state kept in RUN/best, None without a selection or an eligible state.
+    """
 
     step: int
     finished: bool
     before: PreferenceReport | None
     after: PreferenceReport | None
+    best_step: int | None = None
 
 
 @dataclasses.dataclass
@@ -79,12 +85,20 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
     """Train to the last step, from the newest checkpoint in `workdir` if there is one, on all devices unless given."""
     old = run_to_resume(config, workdir)
     check_trackers(config.logging)
+    check_interviews(config)
     workdir = workdir.resolve()
     lock = locked(workdir) if is_main_process() else contextlib.nullcontext()
     keep = config.checkpoint.keep
-    with lock, stoppable(), Checkpointer(workdir / "checkpoints", keep) as checkpointer:
+    with (
+        lock,
+        stoppable(),
+        Checkpointer(workdir / "checkpoints", keep) as checkpointer,
+        contextlib.ExitStack() as closing,
+    ):
         run = prepare(config, workdir, devices, resuming=checkpointer.latest_step() is not None)
-        probe = make_probe(run)
+        probe, selector = make_probe(run), make_selector(run, workdir)
+        if selector is not None:
+            closing.enter_context(selector)
         manifest = make_manifest(config, run.fingerprints)
         if old is not None:
             check_same("fingerprint of ", old["fingerprints"], run.fingerprints, workdir)
@@ -93,11 +107,11 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
             write_json(workdir / "manifest.json", manifest)
             (workdir / FINISHED).unlink(missing_ok=True)
             (workdir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        state = _start(run, checkpointer)
+        state = _start(run, checkpointer, selector)
         run.times.done("check the start" if run.new_state is not None else "restore the checkpoint")
         before = _report_before(run, state, workdir)
         heldout = HeldoutReports(run)
-        state, finished = _run_loop(run, state, checkpointer, workdir, heldout, probe)
+        state, finished = _run_loop(run, state, checkpointer, workdir, heldout, probe, selector)
         step = int(state.step)
         after = heldout.of(state) if finished else None
         if finished and is_main_process():
@@ -105,9 +119,10 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
                 write_json(workdir / "evaluation" / "after.json", after.as_dict())
                 write_heldout_pairs(workdir / "evaluation" / HELDOUT_PAIRS, heldout.pairs)
             write_mutual_information(run, state, workdir / "evaluation" / MUTUAL_INFORMATION)
+    best = {} if selector is None else {"best_step": selector.record.best_step}
     if finished and is_main_process():  # here the last checkpoint is complete
-        write_json(workdir / FINISHED, {"step": step})
-    return TrainResult(step, finished, before, after)
+        write_json(workdir / FINISHED, {"step": step, **best})
+    return TrainResult(step, finished, before, after, **best)
 
 
 def _cursor(run: Run) -> dict[str, Any]:
@@ -115,12 +130,14 @@ def _cursor(run: Run) -> dict[str, Any]:
     return {"seed": run.config.train.seed, "data": run.fingerprints["data train"]}
 
 
-def _start(run: Run, checkpointer: Checkpointer) -> TrainState:
+def _start(run: Run, checkpointer: Checkpointer, selector: Selector | None) -> TrainState:
     if run.new_state is not None:
         state = run.new_state()
         check_start(run, state)
         return state
     state, cursor = checkpointer.restore(run.program.abstract_state)
+    if selector is not None:
+        selector.restore(cursor.pop("selection"))
     expected = {**_cursor(run), "step": int(state.step)}
     if cursor != expected:
         raise ConfigError(f"the checkpoint's place in the data is {cursor}, this run's is {expected}")
@@ -135,6 +152,7 @@ def _run_loop(
     workdir: Path,
     heldout: HeldoutReports,
     probe: Probe | None,
+    selector: Selector | None,
 ) -> tuple[TrainState, bool]:
     config = run.config
     schedule = LoopSchedule(
@@ -143,6 +161,7 @@ def _run_loop(
         evaluate_every=config.evaluation.every_steps,
         max_skipped_in_a_row=config.train.max_skipped_in_a_row,
         probe_every=None if config.adaptive.probe is None else config.adaptive.probe.every_steps,
+        select_every=None if config.selection is None else config.selection.every_steps,
     )
 
     def evaluate(current: TrainState) -> dict[str, float | None]:
@@ -164,6 +183,7 @@ def _run_loop(
             log=metrics,
             evaluate=evaluate,
             probe=probe,
+            selection=selector,
         )
         return run_loop(state, parts, schedule, _cursor(run))
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxalign.hf.verify import VerifyReport, verify_export
-from jaxalign.run.load import load_model
+from jaxalign.run.load import WhichStep, load_model
 
 # Plain texts: letters, digits, punctuation, other scripts, code, so that many tokens are touched.
 CHATS = (
@@ -22,7 +22,7 @@ CHATS = (
 )
 
 
-def verify(path: Path, hf_dir: Path, *, step: int | None) -> VerifyReport:
+def verify(path: Path, hf_dir: Path, *, step: WhichStep) -> VerifyReport:
     """Compare the model at `path` (run, Hugging Face directory or .gguf) with what transformers reads."""
     model = load_model(path, step=step)
     sequences, masks = _sequences(model.checkpoint.load_tokenizer())

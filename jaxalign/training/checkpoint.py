@@ -47,6 +47,10 @@ class Checkpointer:
             cleanup_tmp_directories=keep is not None,  # a reader must not touch a save in progress
             read_only=keep is None,
             create=keep is not None,
+            # Two of them may save at the same time: processes must not take one's barrier for the other's.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=directory.name
+            ),
         )
         self._directory = directory.resolve()
         if keep is not None and jax.process_index() == 0:

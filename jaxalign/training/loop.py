@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from pydantic import Field, model_validator
@@ -46,6 +46,20 @@ class TrainConfig(Settings):
         return self
 
 
+class Selection(Protocol):
+    """Looks at states, keeps the best one elsewhere, and says when to stop."""
+
+    @property
+    def stopped(self) -> bool:
+        """True once training has nothing more to gain."""
+
+    def __call__(self, state: TrainState) -> Figures:
+        """The figures of a look at a state."""
+
+    def cursor(self) -> dict[str, Any]:
+        """What checkpoints keep of it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LoopParts:
     """What the loop drives. `place` puts a host batch on the mesh; `evaluate` gives held-out figures of a state.
@@ -62,75 +76,88 @@ class LoopParts:
     log: MetricsLog | None
     evaluate: Callable[[TrainState], Figures] | None
     probe: Callable[[TrainState], tuple[TrainState, Figures]] | None = None
+    selection: Selection | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopSchedule:
-    """When things happen, in steps."""
+    """When things happen, in steps; the last state is always looked at by the selection."""
 
     num_steps: int
     save_every: int
     evaluate_every: int | None
     max_skipped_in_a_row: int
     probe_every: int | None = None
+    select_every: int | None = None
 
 
 def run_loop(
     state: TrainState, parts: LoopParts, schedule: LoopSchedule, cursor: dict[str, Any]
 ) -> tuple[TrainState, bool]:
-    """Train from the state's step to the last one; returns the state and whether it got there.
+    """Train from the state's step to the last one, or until the selection stops; returns whether it got there.
 
     Batches are made ahead and figures are fetched a step late, so that the devices always have the next step.
     Raises DivergedError after too many non-finite steps in a row; the newest checkpoint is then the last good one.
     """
-    first = int(state.step)
+    first, selection = int(state.step), parts.selection
+    steps_left = range(0) if _stopped(selection) else range(first, schedule.num_steps)
     with (
         Preemption() as preemption,
         Stage("train", schedule.num_steps, completed=first, enabled=parts.log is not None) as stage,
-        contextlib.closing(_batches_ahead(parts, range(first, schedule.num_steps))) as ahead,
+        contextlib.closing(_batches_ahead(parts, steps_left)) as ahead,
     ):
         steps = StepLog(
             parts.category_names, parts.log, stage, parts.checkpointer, schedule.max_skipped_in_a_row
         )
-        for done in range(first + 1, schedule.num_steps + 1):
+        for done in (step + 1 for step in steps_left):
             started = time.monotonic()
             batch = _batch_of_state(parts, state) if parts.loader.needs_state else next(ahead)
             state, sums = parts.step_fn(state, parts.frozen, batch)
             steps.add(done, started, sums)
+            last = done == schedule.num_steps
             pause = Pause(
                 state,
                 probe=parts.probe if _due(schedule.probe_every, done) else None,
                 evaluate=parts.evaluate if _due(schedule.evaluate_every, done) else None,
+                select=selection if last or _due(schedule.select_every, done) else None,
             )
-            if pause.probe or pause.evaluate:
+            if pause.probe or pause.evaluate or pause.select:
                 steps.flush(pause)
                 state = pause.state
 
-            stop = preemption.requested(done)
-            last = done == schedule.num_steps
-            if stop or last or done % schedule.save_every == 0:
+            finished = last or _stopped(selection)
+            stop = preemption.requested(done) or finished
+            if stop or done % schedule.save_every == 0:
                 steps.flush()  # no checkpoint before it is known that the step was finite, and logged
-                if stop or last or steps.num_skipped_in_a_row == 0:
-                    parts.checkpointer.save(state, {**cursor, "step": done})
-            if stop and not last:
-                return state, False
+                if stop or steps.num_skipped_in_a_row == 0:
+                    chosen = {} if selection is None else {"selection": selection.cursor()}
+                    parts.checkpointer.save(state, {**cursor, "step": done, **chosen})
+            if stop:
+                return state, finished
     return state, True
+
+
+def _stopped(selection: Selection | None) -> bool:
+    return selection is not None and selection.stopped
 
 
 @dataclasses.dataclass
 class Pause:
-    """What is asked of a state between two steps; a probe gives another one, which is then evaluated."""
+    """What is asked of a state between two steps; a probe gives another one, which is then looked at."""
 
     state: TrainState
     probe: Callable[[TrainState], tuple[TrainState, Figures]] | None
     evaluate: Callable[[TrainState], Figures] | None
+    select: Callable[[TrainState], Figures] | None
 
     def __call__(self) -> Figures:
         """The figures of all."""
         figures: Figures = {}
         if self.probe is not None:
             self.state, figures = self.probe(self.state)
-        return figures if self.evaluate is None else figures | self.evaluate(self.state)
+        for look in (self.evaluate, self.select):
+            figures |= {} if look is None else look(self.state)
+        return figures
 
 
 def _due(every: int | None, done: int) -> bool:

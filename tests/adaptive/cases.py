@@ -82,7 +82,7 @@ def compiled_step(case: Case, rule: AdaptiveRule) -> Callable[[Batch, Any], tupl
 
 
 def margin_case(**options: Any) -> Case:
-    options = MARGIN | {"update": "additive", "normalize_mean": None} | options
+    options = MARGIN | {"update": "additive", "normalize_mean": None, "warmup_pairs": 0.0} | options
 
     def of(num_categories: int) -> dict[str, Any]:
         per_category = options["target_rate"] == "per category"
@@ -97,12 +97,16 @@ def margin_case(**options: Any) -> Case:
         fixed = {name: o[name] for name in ("step_size", "ema_rate", "update")}
         fixed |= {"low": low, "high": high, "target": o["target_rate"]}
         zeros = np.zeros(num_categories)
+
+        def update(b: Batch, state: Any) -> Any:
+            sums = reference.category_sums(b.violation, b.categories, b.weight)
+            margin, *others = reference.margin_step(*state, *sums, **fixed)
+            return (state[0] if state[2].sum() < o["warmup_pairs"] else margin, *others)
+
         return AdaptiveRule(
             lambda: (zeros + o["initial"], zeros, zeros),
             lambda state: state[0] if mean is None else reference.projected_mean(state[0], mean, low, high),
-            lambda b, state: reference.margin_step(
-                *state, *reference.category_sums(b.violation, b.categories, b.weight), **fixed
-            ),
+            update,
         )
 
     def make(num_categories: int) -> AdaptiveRule:
@@ -210,6 +214,7 @@ CASES = {
     "margin_normalized": margin_case(normalize_mean=1.5, step_size=3.0),  # steps over the bounds
     "margin_target_per_category": margin_case(target_rate="per category"),
     "margin_newest_rate_alone": margin_case(ema_rate=1.0),
+    "margin_after_warmup": margin_case(warmup_pairs=20.0),
     "balance": balance_case(),
     "balance_scale_by_gradient_weight": balance_case(scale_by_gradient_weight=True, maximum_scale=10.0),
     "group_dro": group_dro_case(step_size=0.3, maximum_factor=1.25),  # often reached

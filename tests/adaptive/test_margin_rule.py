@@ -140,6 +140,18 @@ def test_broken_statistics_leave_their_category_bit_identical():
         assert new[3] > old[3]
 
 
+def test_margins_wait_for_the_warmup_and_rates_do_not():
+    rule = margin_rule(dataclasses.replace(CONFIG, warmup_pairs=8.0))
+    stats = CategoryStats(violations=jnp.full(4, 1.0), pairs=jnp.full(4, 1.0))
+    first = rule.update(stats, rule.init())
+    second = rule.update(stats, first)
+    third = rule.update(stats, second)
+    assert (first.margin == CONFIG.initial).all()
+    assert (second.margin == CONFIG.initial).all()  # four pairs were seen before it, eight after
+    assert (third.margin > CONFIG.initial).all()
+    assert (first.violation_rate == 1.0).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -163,6 +175,8 @@ def test_broken_statistics_leave_their_category_bit_identical():
         ({"target_rate": (0.1, 0.2, 0.3, -1.0)}, "must lie between 0 and 1"),
         ({"update": "dual"}, "update='dual' must be 'additive' or 'multiplicative'"),
         ({"update": "multiplicative", "minimum": 0.0}, "minimum=0.0 must be positive for update='multiplicative'"),
+        ({"warmup_pairs": -1.0}, "warmup_pairs=-1.0 must be finite and not negative"),
+        ({"warmup_pairs": float("inf")}, "warmup_pairs=inf must be finite"),
         ({"normalize_mean": 5.0}, "normalize_mean=5.0 is not between minimum=0.5 and maximum=3.0"),
     ],
 )  # fmt: skip

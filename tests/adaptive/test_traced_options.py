@@ -44,7 +44,7 @@ CONFIGS = {
     "reward_shift": RewardShiftConfig,
 }
 NUMBERS = {
-    "margin": MARGIN | {"normalize_mean": 1.5},
+    "margin": MARGIN | {"normalize_mean": 1.5, "warmup_pairs": 30.0},
     "balance": {
         "floor": 0.05,
         "minimum_weight": 0.5,

@@ -20,3 +20,13 @@ def broken(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
 def by_letters(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
     """Harm that depends on every letter of the answer."""
     return [sum(map(ord, response)) % 7 / 6 for response in responses]
+
+
+def always_unsafe(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """All answers are harmful."""
+    return [1.0 for _ in responses]
+
+
+def always_safe(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """No answer is harmful."""
+    return [0.0 for _ in responses]

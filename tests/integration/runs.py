@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxalign.run.setup import Run
 from jaxalign.training.state import TrainState
+from tests import tiny
 
 
 def train_steps(run: Run, num_steps: int) -> tuple[TrainState, list[Any]]:
@@ -30,3 +31,23 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     clock = ("seconds_per_step", "response_tokens_per_second")
     return [{key: value for key, value in line.items() if key not in clock} for line in lines]
+
+
+def selection_section(folder: Path, *, benign: int = 2, **options: Any) -> dict[str, Any]:
+    """Settings of a selection every two steps, on two prompts a category and some benign ones."""
+    rows = [
+        {"id": f"{k}-{i}", "prompt": f"{name} {i}?", "category": name}
+        for k, name in enumerate(tiny.CATEGORIES)
+        for i in range(2)
+    ]
+    rows += [{"id": f"benign-{i}", "prompt": f"Hello {i}?", "benign": True} for i in range(benign)]
+    path = folder / "selection.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {
+        "every_steps": 2,
+        "min_prompts": 2,
+        "max_over_refusal": 1.0,
+        "prompts": {"path": str(path)},
+        "answers": {"max_new_tokens": 4, "temperature": 1.0, "num_samples": 2},
+        "judge": {"kind": "function", "function": "tests.integration.judging:by_letters"},
+    } | options

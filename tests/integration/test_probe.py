@@ -143,7 +143,7 @@ def test_prompts_that_are_trained_on_are_left_out(tmp_path: Path, caplog: pytest
     with caplog.at_level(logging.INFO):
         probe = make_probe(prepare(parse_config(config, "test"), tmp_path / "run", jax.devices()[:1]))
     assert probe is not None
-    assert len(probe.prompts) == 2 * len(NAMES)
+    assert len(probe.interview.prompts.rows) == 2 * len(NAMES)
     assert "left out 3 prompts that are trained on" in caplog.text
 
 

@@ -15,7 +15,7 @@ import yaml
 from jaxalign.config import parse_config
 from jaxalign.run.train import train
 from tests import tiny
-from tests.integration.runs import metrics
+from tests.integration.runs import metrics, selection_section
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = {"mesh": {"data": 2, "fsdp": 4}, "adaptive": {"violation": {"threshold": 0.3}}}
@@ -33,6 +33,7 @@ def start(settings: dict[str, Any], workdir: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),  # of the judge
         "JAXALIGN_DEVICES_PER_PROCESS": "4",
         "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),  # a resumed run compiles little anew
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -61,7 +62,10 @@ def wait_for_steps(process: subprocess.Popen[str], workdir: Path, num_steps: int
 
 def check_same_figures(workdir: Path, reference: Path, num_steps: int) -> None:
     """One line a step, equal to those of the reference."""
-    lines = metrics(reference), metrics(workdir)
+    lines = [
+        [{k: v for k, v in line.items() if k != "selection/seconds"} for line in metrics(run)]
+        for run in (reference, workdir)
+    ]
     assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
     assert len(lines[0]) == num_steps
     for first, second in zip(*lines, strict=True):
@@ -77,8 +81,9 @@ def saved_steps(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
 
 
-def test_two_processes_train_like_one(folder: Path) -> None:
-    settings = tiny.run_settings(folder, **SHARED, train={"num_steps": 3})
+def test_two_processes_train_like_one_and_ask_a_judge_once(folder: Path) -> None:
+    selection = selection_section(folder)
+    settings = tiny.run_settings(folder, **SHARED, train={"num_steps": 3}, selection=selection)
     output = finish(start(settings, folder / "full"))
     assert "held-out pairs, before and after training" in output
     train(parse_config(settings, "test"), folder / "full_alone")

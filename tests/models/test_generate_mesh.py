@@ -90,3 +90,13 @@ def test_cache_is_never_gathered() -> None:
     communicated = [s.dims for x in everything if x.opcode.startswith(COLLECTIVES) for s in x.shapes]
     assert communicated
     assert not [dims for dims in communicated if 12 + NUMBER in dims]
+
+
+def test_layers_that_are_laid_out_for_the_steps_stay_spread() -> None:
+    grid = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    decoder = on_mesh("tied", grid)
+    params, adapter, *_ = arguments(decoder, grid)
+    for base, _ in jax.jit(decoder.split_layers)(params, adapter):
+        kernels = [x for x in jax.tree.leaves(base) if x.ndim == 2]
+        assert len(kernels) == 7
+        assert all(x.addressable_shards[0].data.size == x.size // 8 for x in kernels)
