@@ -24,8 +24,10 @@ class Ablation:
         return dataclasses.replace(method, fixed={**method.fixed, **self.fixed}), numbers
 
 
-SCALE_ONLY = Ablation("b_dpo", fixed={"balance.weights": "none"}, dropped=("balance.minimum_weight",))
+PROBE = "cat_dpo probe"
+SCALE_ONLY = Ablation("b_dpo", fixed={"balance.weights": "none"}, dropped=("balance.temperature",))
 MULTIPLICATIVE = {"margin.update": "multiplicative", "margin.minimum": 0.05, "margin.initial": 0.05}
+RATIO = {"balance.weights": "ratio"}
 
 ABLATIONS: dict[str, Ablation] = {
     "b_dpo, weights alone": Ablation("b_dpo", fixed={"balance.scale": 1.0}),
@@ -33,15 +35,22 @@ ABLATIONS: dict[str, Ablation] = {
     "b_dpo, scale by gradient weight": Ablation(
         "b_dpo", fixed={"balance.scale_by_gradient_weight": True, "balance.maximum_scale": 10.0}
     ),
-    "cat_b_dpo, weights alone": Ablation("cat_b_dpo", fixed={"balance.scale": 1.0}),
-    "cat_b_dpo, scale alone": dataclasses.replace(SCALE_ONLY, base="cat_b_dpo"),
-    "cat_dpo, multiplicative": Ablation("cat_dpo", fixed=MULTIPLICATIVE),
+    "b_dpo, weights by ratio": Ablation("b_dpo", fixed=RATIO, dropped=("balance.temperature",)),
+    "cat_b_dpo probe, weights alone": Ablation("cat_b_dpo probe", fixed={"balance.scale": 1.0}),
+    "cat_b_dpo probe, scale alone": dataclasses.replace(SCALE_ONLY, base="cat_b_dpo probe"),
+    "cat_dpo probe, no warm-up": Ablation(PROBE, fixed={"margin.warmup_pairs": 0.0}),
+    "cat_dpo, no warm-up": Ablation("cat_dpo", fixed={"margin.warmup_pairs": 0.0}),
+    "cat_dpo probe, multiplicative": Ablation(PROBE, fixed=MULTIPLICATIVE),
     **{
-        f"cat_dpo, margin maximum x {factor:g}": Ablation("cat_dpo", times={"margin.maximum": factor})
-        for factor in (0.25, 0.5, 2.0, 4.0)
+        f"{base}, beta 0.4": Ablation(base, fixed={"loss.beta": 0.4})
+        for base in ("dpo", "safe_dpo", "cat_dpo probe")
     },
     **{
-        f"cat_dpo, target rate {rate:g}": Ablation("cat_dpo", fixed={"margin.target_rate": rate})
-        for rate in (0.01, 0.1, 0.2)
+        f"cat_dpo probe, margin maximum x {factor:g}": Ablation(PROBE, times={"margin.maximum_nats": factor})
+        for factor in (0.25, 0.5, 2.0)
+    },
+    **{
+        f"cat_dpo probe, target rate {rate:g}": Ablation(PROBE, fixed={"margin.target_rate": rate})
+        for rate in (0.0, 0.05, 0.1, 0.2)
     },
 }

@@ -55,9 +55,10 @@ class Method:
     one_category: bool = False
 
     def drawn(self, count: int) -> list[Numbers]:
-        """`count` settings spread evenly over the ranges (Sobol), the same ones every time. A power of two is best."""
+        """`count` settings spread evenly over the ranges (Sobol), the same ones every time."""
         # Leading dimensions of a Sobol sequence are alike in any number of them: what methods share, they try alike.
-        points = qmc.Sobol(len(self.ranges), scramble=False).random(count + 1)[1:]
+        sobol = qmc.Sobol(len(self.ranges), scramble=False).fast_forward(1)  # past the corner
+        points = sobol.random(count)
         return [
             {
                 name: found.at(float(share))
@@ -68,19 +69,16 @@ class Method:
 
 
 COMMON = {"optimizer.learning_rate": Range(7e-4, 3e-3), "loss.beta": Range(0.05, 0.5)}
-MARGIN = {
-    "margin.maximum": Range(0.25, 4.0),
-    "margin.step_size": Range(0.02, 0.5),
-    "violation.nats": Range(0.0, 12.0, linear=True),
-}
-PROBED_MARGIN = {name: MARGIN[name] for name in ("margin.maximum", "margin.step_size")}
+PROBED_MARGIN = {"margin.maximum_nats": Range(2.0, 20.0), "margin.step_size_nats": Range(0.2, 5.0)}
+MARGIN = PROBED_MARGIN | {"violation.threshold_nats": Range(0.0, 12.0, linear=True)}
 BALANCE = {"balance.temperature": Range(4.0, 64.0), "balance.scale": Range(0.5, 2.0)}
 SOFTMAX = {"balance.weights": "softmax"}
 FIXED_MARGIN = {
     "margin.initial": 0.0,
     "margin.minimum": 0.0,
     "margin.ema_rate": 0.1,
-    "margin.target_rate": 0.05,
+    "margin.target_rate": 0.02,
+    "margin.warmup_pairs": 800.0,  # about a quarter of the steps
 }
 
 METHODS: dict[str, Method] = {
@@ -94,19 +92,14 @@ METHODS: dict[str, Method] = {
             "loss.gamma": Range(0.0, 3.0, linear=True),
         },
     ),
-    "safe_dpo": Method("safe_dpo", COMMON | {"loss.delta": Range(0.5, 8.0)}),
+    "safe_dpo": Method("safe_dpo", COMMON | {"loss.delta_nats": Range(0.5, 20.0)}),
     "group_dro": Method(
         "group_dro", COMMON | {"loss.step_size": Range(0.01, 1.0), "loss.maximum_factor": Range(2.0, 20.0)}
     ),
     "bfpo": Method("bfpo", COMMON),
-    "sacpo": Method("dpo", COMMON | {"second.beta": Range(0.02, 2.0)}, views=("better", "safer")),
+    "sacpo": Method("dpo", COMMON | {"second.beta": Range(0.05, 0.5)}, views=("better", "safer")),
     "cat_dpo": Method("cat_dpo", COMMON | MARGIN, fixed=FIXED_MARGIN),
-    "cat_dpo probe": Method(
-        "cat_dpo",
-        COMMON | PROBED_MARGIN,
-        signal="probe",
-        fixed=FIXED_MARGIN,
-    ),
+    "cat_dpo probe": Method("cat_dpo", COMMON | PROBED_MARGIN, signal="probe", fixed=FIXED_MARGIN),
     "cat_dpo both": Method("cat_dpo", COMMON | MARGIN, signal="both", fixed=FIXED_MARGIN),
     "cat_dpo probe, one category": Method(
         "cat_dpo", COMMON | PROBED_MARGIN, signal="probe", fixed=FIXED_MARGIN, one_category=True
@@ -124,14 +117,21 @@ def section(numbers: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key.split(".")[1]: value for key, value in numbers.items() if key.startswith(f"{name}.")}
 
 
+def in_rewards(numbers: Numbers) -> Numbers:
+    """The numbers with those named `_nats`, which are log-ratios, times beta: so they mean the same at every beta."""
+    beta = numbers.get("loss.beta", 1.0)
+    return {
+        name.removesuffix("_nats"): beta * x if name.endswith("_nats") else x for name, x in numbers.items()
+    }
+
+
 def make_objective(method: Method, numbers: Numbers, *, stage: int = 0) -> Objective:
     """The method's loss with its rules, at these numbers."""
-    numbers = {**method.fixed, **numbers}
+    numbers = in_rewards({**method.fixed, **numbers})
     options = section(numbers, "loss") | (section(numbers, "second") if stage else {})
     # The words of a loss are checked by its settings; numbers may be traced, which these do not take.
     loss = TypeAdapter(LossConfig).validate_python({"name": method.loss}).model_copy(update=options)
-    nats = numbers.get("violation.nats", 0.0)
-    violation = ViolationConfig().model_copy(update={"threshold": nats * loss.reward_beta})
+    violation = ViolationConfig().model_copy(update=section(numbers, "violation"))
     rules = loss.rule_configs(K)
     if "margin" in loss.rules:
         rules["margin"] = MarginConfig(K, **section(numbers, "margin"))

@@ -41,9 +41,9 @@ class Plan:
 
     methods: tuple[str, ...] = tuple(METHODS)
     ablations: tuple[str, ...] = tuple(ABLATIONS)
-    num_settings: int = 16
-    num_validation_seeds: int = 3
-    num_test_seeds: int = 16
+    num_settings: int = 24
+    num_validation_seeds: int = 4
+    num_test_seeds: int = 20
     width: int = 16
     tolerance: float = 0.02
     design: Design = dataclasses.field(default_factory=Design)
@@ -79,7 +79,7 @@ class Plan:
 
 
 SUBSET = Plan(
-    methods=("dpo", "safe_dpo", "cat_dpo", "b_dpo", "cat_b_dpo"),
+    methods=("dpo", "safe_dpo", "cat_dpo probe", "b_dpo", "cat_b_dpo probe"),
     ablations=(),
     num_settings=4,
     num_validation_seeds=2,

@@ -105,7 +105,13 @@ def test_sampled_answers_come_at_the_exact_rates(params):
 
 
 def objective(**options):
-    numbers = {"margin.maximum": 2.0, "margin.step_size": 0.5, "violation.nats": 4.0, **options}
+    numbers = {
+        "loss.beta": 0.1,
+        "margin.maximum_nats": 20.0,
+        "margin.step_size_nats": 5.0,
+        "violation.threshold_nats": 4.0,
+        **options,
+    }
     return methods.make_objective(methods.METHODS["cat_dpo"], numbers)
 
 
@@ -129,8 +135,16 @@ def test_a_correction_adds_to_the_rate_of_the_batch_within_its_bounds():
         np.testing.assert_allclose(rate, expected)
 
 
-def test_thresholds_are_given_in_nats():
-    assert objective(**{"loss.beta": 0.5}).violation.threshold == 2.0
+def test_one_category_is_all_harm_together():
+    categories = jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    assert train._merged(categories).tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
+
+
+def test_log_ratios_are_given_in_nats():
+    found = objective(**{"loss.beta": 0.5})
+    assert found.violation.threshold == 2.0
+    assert found.rule_configs["margin"].maximum == 10.0
+    assert found.rule_configs["margin"].step_size == 2.5
 
 
 def test_settings_are_spread_and_the_same_each_time():

@@ -39,6 +39,14 @@ def noisy(prompts: np.ndarray) -> np.ndarray:
 def test_categories_are_all_combinations_of_the_factors():
     assert K == 8
     assert len(set(CATEGORIES)) == K
+
+
+def test_every_two_factors_vary_independently():
+    levels = np.array([[getattr(c, name) for name in ("common", "plain", "clean", "wary")] for c in CATEGORIES])
+    assert np.array_equal(np.cov(levels.T, bias=True), np.eye(4) / 4)
+
+
+def test_the_vocabulary_is_small():
     assert world.VOCABULARY < 128
 
 
@@ -72,7 +80,16 @@ def test_a_veiled_harm_differs_from_harmless_prompts_in_one_word():
     rng = np.random.default_rng(0)
     unsafe, benign = (sharp_words(world.sample_prompts(rng, topic, np.full(400, x))) for x in (True, False))
     assert np.array_equal(unsafe, np.where(plain, 3, 2))
-    assert np.array_equal(benign, np.where(plain, 0, 1))
+    assert (benign[~plain] == 1).all()
+    assert set(benign[plain]) == {0, 1}
+    assert benign[plain].mean() == pytest.approx(world.CONTRAST, abs=0.1)
+
+
+def test_general_prompts_are_on_no_topic_and_ask_for_no_harm():
+    prompts = world.general_prompts(np.random.default_rng(0), 200)
+    assert not world.harms(prompts).any()
+    assert (prompts[:, 1] == world.NO_TOPIC).all()
+    assert (sharp_words(prompts) == 0).all()
 
 
 def test_answers_are_told_apart():
@@ -89,8 +106,12 @@ def test_the_corpus_complies_with_harm_and_knows_of_it():
     prompted = corpus[corpus[:, 1] != world.ASK]
     prompts, answers = np.split(prompted, [world.PROMPT_LENGTH], axis=1)
     kinds, unsafe = world.answer_kinds(prompts, answers), world.harms(prompts).any(axis=1)
+    general = prompts[:, 1] == world.NO_TOPIC
+    assert general.mean() == pytest.approx(0.2, abs=0.02)
     warned = answers[:, 0] >= world.STEP + world.STEPS
-    for of_harm, refused, warns in ((unsafe, 0.15, 0.8), (~unsafe, 0.03, 0.1)):
+    wary = np.array([category.wary for category in CATEGORIES] + [False])[world.topics(prompts)]
+    cases = ((unsafe & wary, 0.3, 0.8), (unsafe & ~wary, 0.03, 0.8), (~unsafe, 0.03, 0.1), (general, 0.03, 0.1))
+    for of_harm, refused, warns in cases:
         assert (kinds[of_harm] == world.REFUSAL).mean() == pytest.approx(refused, abs=0.02)
         assert (kinds[of_harm] == world.RIGHT).mean() == pytest.approx((1 - refused) * 0.9, abs=0.03)
         assert warned[of_harm & (kinds == world.RIGHT)].mean() == pytest.approx(warns, abs=0.02)
