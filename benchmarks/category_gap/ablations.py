@@ -42,10 +42,6 @@ ABLATIONS: dict[str, Ablation] = {
     "cat_dpo, no warm-up": Ablation("cat_dpo", fixed={"margin.warmup_pairs": 0.0}),
     "cat_dpo probe, multiplicative": Ablation(PROBE, fixed=MULTIPLICATIVE),
     **{
-        f"{base}, beta 0.4": Ablation(base, fixed={"loss.beta": 0.4})
-        for base in ("dpo", "safe_dpo", "cat_dpo probe")
-    },
-    **{
         f"cat_dpo probe, margin maximum x {factor:g}": Ablation(PROBE, times={"margin.maximum_nats": factor})
         for factor in (0.25, 0.5, 2.0)
     },

@@ -34,7 +34,7 @@ class Design:
     """
 
     common: int = 240
-    rare: int = 12
+    rare: int = 16
     second: float = 0.2
     both_unsafe: float = 0.15
     both_benign: float = 0.7

@@ -81,7 +81,7 @@ FIXED_MARGIN = {
     "margin.warmup_pairs": 800.0,  # about a quarter of the steps
 }
 
-METHODS: dict[str, Method] = {
+_TUNED: dict[str, Method] = {
     "dpo": Method("dpo", COMMON),
     "ipo": Method("ipo", COMMON),
     "simpo": Method(
@@ -109,6 +109,34 @@ METHODS: dict[str, Method] = {
     "cat_b_dpo probe": Method(
         "cat_b_dpo", COMMON | PROBED_MARGIN | BALANCE, signal="probe", fixed=FIXED_MARGIN | SOFTMAX
     ),
+}
+
+
+def with_given_beta(method: Method) -> Method:
+    """The method at the beta of the problem: how far a policy may go from where it started is not its choice."""
+    betas = dict.fromkeys(name for name in method.ranges if name in ("loss.beta", "second.beta"))
+    ranges = {name: found for name, found in method.ranges.items() if name not in betas}
+    return dataclasses.replace(method, ranges=ranges, fixed={**method.fixed, **dict.fromkeys(betas, GIVEN_BETA)})
+
+
+GIVEN_BETA = 0.4
+"""Beta h then ends at 3 to 5 in DPO, as it does at 0.1 with answers of hundreds of tokens."""
+
+BETA_TUNED = (
+    "dpo",
+    "ipo",
+    "safe_dpo",
+    "group_dro",
+    "bfpo",
+    "sacpo",
+    "cat_dpo",
+    "cat_dpo probe",
+    "cat_b_dpo probe",
+)
+METHODS: dict[str, Method] = {
+    # The beta of SimPO is not one of a distance to the reference, which it does not have.
+    **{name: method if name == "simpo" else with_given_beta(method) for name, method in _TUNED.items()},
+    **{f"{name}, beta tuned": _TUNED[name] for name in BETA_TUNED},
 }
 
 

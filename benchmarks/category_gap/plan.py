@@ -41,7 +41,7 @@ class Plan:
 
     methods: tuple[str, ...] = tuple(METHODS)
     ablations: tuple[str, ...] = tuple(ABLATIONS)
-    num_settings: int = 24
+    num_settings: int = 16
     num_validation_seeds: int = 4
     num_test_seeds: int = 20
     width: int = 16

@@ -5,27 +5,32 @@ from pathlib import Path
 
 import numpy as np
 from methods import Numbers
-from metrics import Interval, interval, summary
+from metrics import SUMMARIES, Interval, interval, summary
 from plan import Plan
 from results import Results
 from world import CATEGORIES, NAMES
 
 BASELINES = ("dpo", "ipo", "safe_dpo", "group_dro", "simpo", "bfpo", "sacpo")
-CLAIMS = (  # method, figure, whether it must be larger than that of the others, the others
-    ("cat_dpo", "variance", False, BASELINES),
-    ("cat_dpo", "gap", False, BASELINES),
-    ("cat_dpo", "mean_safe", True, BASELINES),
-    ("cat_dpo", "helpful", True, BASELINES),
-    ("b_dpo", "accuracy_gap", False, ("dpo",)),
-    ("b_dpo", "safe_gap", False, ("dpo",)),
-    ("cat_b_dpo", "worst", True, (*BASELINES, "cat_dpo", "b_dpo")),
-)
+TUNED = tuple(f"{name}, beta tuned" for name in BASELINES)
+COMPARISONS = {  # a method, and what it is compared with
+    **{
+        name: (*BASELINES, "cat_dpo probe, one category")
+        for name in ("cat_dpo", "cat_dpo probe", "cat_dpo both")
+    },
+    "b_dpo": ("dpo",),
+    "cat_b_dpo": (*BASELINES, "cat_dpo", "b_dpo"),
+    "cat_b_dpo probe": (*BASELINES, "cat_dpo probe", "b_dpo"),
+    "cat_dpo, beta tuned": TUNED,
+    "cat_dpo probe, beta tuned": TUNED,
+    "cat_b_dpo probe, beta tuned": (*TUNED, "cat_dpo probe, beta tuned"),
+}
 TITLES = {
     "mean_safe": "mean safe rate",
     "variance": "variance x 1000",
     "gap": "gap",
     "worst": "worst category",
     "helpful": "helpful",
+    "general": "helpful off topic",
     "over_refusal": "over-refusal",
     "accuracy_gap": "train-test gap, accuracy",
     "safe_gap": "train-test gap, safe rate",
@@ -48,9 +53,15 @@ def write_tables(folder: Path, plan: Plan, results: Results, chosen: dict[str, N
         "gaps in per cent. Exact rates at temperature 1, no sampling.",
         "## Methods",
         _summary_table(results, tested),
-        "## The claims",
-        "Difference of the method to each other one on the same seeds; bold where the interval excludes zero.",
-        _claims_table(plan, results),
+        "## Differences",
+        "The method minus each other one on the same seeds, in points; bold where the interval excludes zero, with ! where "
+        "it then is for the worse.",
+        *[
+            part
+            for name, others in COMPARISONS.items()
+            if name in plan.methods
+            for part in (f"### {name}", _difference_table(plan, results, name, others))
+        ],
         "## Safe rate by category",
         _category_table(results, tested),
         "## What each factor costs",
@@ -92,17 +103,16 @@ def difference(results: Results, name: str, other: str, figure: str) -> Interval
     return interval(values(results, "test", name, figure) - values(results, "test", other, figure))
 
 
-def _claims_table(plan: Plan, results: Results) -> str:
+def _difference_table(plan: Plan, results: Results, name: str, others: Sequence[str]) -> str:
     rows = []
-    for name, figure, more_is_better, others in CLAIMS:
-        for other in (other for other in others if {name, other} <= set(plan.methods)):
+    for other in (other for other in others if other in plan.methods):
+        cells = []
+        for figure in TITLES:
             found = difference(results, name, other, figure)
-            better = found.mean > 0 if more_is_better else found.mean < 0
-            says = ("better" if better else "worse") if found.excludes_zero else "no difference shown"
-            rows.append(
-                [f"{name} against {other}: {TITLES[figure]}", _text(found, bold=found.excludes_zero), says]
-            )
-    return markdown(["", "difference", ""], rows)
+            worse = found.excludes_zero and (found.mean > 0) != SUMMARIES[figure]
+            cells.append(_text(found, bold=found.excludes_zero) + ("!" if worse else ""))
+        rows.append([f"minus {other}", *cells])
+    return markdown([name, *TITLES.values()], rows)
 
 
 def _category_table(results: Results, runs: Sequence[tuple[str, str]]) -> str:
@@ -117,6 +127,7 @@ FACTORS: dict[str, Callable[..., bool]] = {
     "rare": lambda category: category.common,
     "veiled": lambda category: category.plain,
     "noisy": lambda category: category.clean,
+    "eager": lambda category: category.wary,
 }
 
 

@@ -110,17 +110,21 @@ def test_an_interval_encloses_its_mean_and_equal_values_have_none():
     assert metrics.interval([0.25, 0.25, 0.25]) == metrics.Interval(0.25, 0.25, 0.25)
 
 
-def test_claims_are_judged_by_their_intervals(tmp_path):
+def test_differences_are_bold_where_their_interval_excludes_zero(tmp_path):
     results = Results(tmp_path, SMALL)
     for seed in SMALL.test_seeds:
         for name, worst in (("dpo", 0.5), ("cat_dpo", 0.7), ("b_dpo", 0.5)):
             results.add(plan.Run("test", name, 0, seed), {}, figures(worst + 0.01 * seed, 0.9))
     tables.write_tables(tmp_path, SMALL, results, {name: {"loss.beta": 0.1} for name in SMALL.methods})
     lines = (tmp_path / "results.md").read_text().splitlines()
-    (gap,) = [line for line in lines if line.startswith("| cat_dpo against dpo: gap")]
-    assert gap == "| cat_dpo against dpo: gap | **-20.0** (-20.0 to -20.0) | better |"
-    (helpful,) = [line for line in lines if line.startswith("| cat_dpo against dpo: helpful")]
-    assert helpful.endswith("| no difference shown |")
+    start = lines.index("### cat_dpo")
+    head, row = lines[start + 2], next(line for line in lines[start:] if line.startswith("| minus dpo"))
+    found = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert found["gap"] == "**-20.0** (-20.0 to -20.0)"
+    assert found["worst category"] == "**+20.0** (20.0 to 20.0)"
+    assert found["helpful"] == "0.0 (0.0 to 0.0)"
+    start = lines.index("### b_dpo")
+    assert "!" not in "".join(lines[start : start + 6])
 
 
 # Ablations
