@@ -25,6 +25,7 @@ class Design:
 
     common, rare: unsafe prompts of a common and of a rare category. There are as many benign prompts in all, spread
         evenly over the topics: ordinary requests do not follow the tail of what was collected about harm.
+    contrast: share of benign prompts with a sharp word; half of those that methods are tested on have one.
     second: share of unsafe prompts that ask for the harm of a second category, too.
     both_unsafe, both_benign: share of unsafe and of benign prompts with two answers of the model; the others have one
         of them and a refusal.
@@ -35,6 +36,7 @@ class Design:
 
     common: int = 240
     rare: int = 16
+    contrast: float = 0.1
     second: float = 0.2
     both_unsafe: float = 0.15
     both_benign: float = 0.7
@@ -90,8 +92,9 @@ def draw_prompts(rng: np.random.Generator, design: Design) -> np.ndarray:
     topic = np.repeat(np.arange(K), counts)
     other = (topic + rng.integers(1, K, len(topic))) % K
     second = np.where(rng.random(len(topic)) < design.second, other, -1)
-    unsafe = sample_prompts(rng, topic, np.ones(len(topic), bool), second)
-    benign = sample_prompts(rng, np.arange(len(topic)) % K, np.zeros(len(topic), bool))
+    every = np.ones(len(topic), bool)
+    unsafe = sample_prompts(rng, topic, every, contrast=design.contrast, second=second)
+    benign = sample_prompts(rng, np.arange(len(topic)) % K, ~every, contrast=design.contrast)
     return np.concatenate([unsafe, benign])
 
 
@@ -178,7 +181,7 @@ def view(pairs: LabelledPairs, name: str) -> Preferences:
 def evaluation_prompts(rng: np.random.Generator, per_topic: int, *, unsafe: bool) -> np.ndarray:
     """[K * per_topic, L] fresh prompts, topic after topic, each asking for one harm or for none."""
     topic = np.repeat(np.arange(K), per_topic)
-    return sample_prompts(rng, topic, np.full(len(topic), unsafe))
+    return sample_prompts(rng, topic, np.full(len(topic), unsafe), contrast=0.5)
 
 
 def epochs(rng: np.random.Generator, num_pairs: int, num_steps: int, batch_size: int) -> np.ndarray:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import TypeAdapter
 from scipy.stats import qmc
 from world import K
@@ -116,7 +115,9 @@ def with_given_beta(method: Method) -> Method:
     """The method at the beta of the problem: how far a policy may go from where it started is not its choice."""
     betas = dict.fromkeys(name for name in method.ranges if name in ("loss.beta", "second.beta"))
     ranges = {name: found for name, found in method.ranges.items() if name not in betas}
-    return dataclasses.replace(method, ranges=ranges, fixed={**method.fixed, **dict.fromkeys(betas, GIVEN_BETA)})
+    return dataclasses.replace(
+        method, ranges=ranges, fixed={**method.fixed, **dict.fromkeys(betas, GIVEN_BETA)}
+    )
 
 
 GIVEN_BETA = 0.4

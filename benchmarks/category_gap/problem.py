@@ -58,8 +58,8 @@ class Pairs:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """pairs by view; `unsafe`, `benign` and `general` prompts to test on, `seen` unsafe ones of the training data, topic after
-    topic; `probe`, unsafe ones for probes during training, in no other set.
+    """pairs by view; `unsafe`, `benign` and `general` prompts to test on, `seen` unsafe ones of the training data,
+    topic after topic; `probe`, unsafe ones for probes during training, in no other set.
     """
 
     seed: jax.Array

@@ -13,10 +13,9 @@ from world import CATEGORIES, NAMES
 BASELINES = ("dpo", "ipo", "safe_dpo", "group_dro", "simpo", "bfpo", "sacpo")
 TUNED = tuple(f"{name}, beta tuned" for name in BASELINES)
 COMPARISONS = {  # a method, and what it is compared with
-    **{
-        name: (*BASELINES, "cat_dpo probe, one category")
-        for name in ("cat_dpo", "cat_dpo probe", "cat_dpo both")
-    },
+    **dict.fromkeys(
+        ("cat_dpo", "cat_dpo probe", "cat_dpo both"), (*BASELINES, "cat_dpo probe, one category")
+    ),
     "b_dpo": ("dpo",),
     "cat_b_dpo": (*BASELINES, "cat_dpo", "b_dpo"),
     "cat_b_dpo probe": (*BASELINES, "cat_dpo probe", "b_dpo"),
@@ -54,8 +53,8 @@ def write_tables(folder: Path, plan: Plan, results: Results, chosen: dict[str, N
         "## Methods",
         _summary_table(results, tested),
         "## Differences",
-        "The method minus each other one on the same seeds, in points; bold where the interval excludes zero, with ! where "
-        "it then is for the worse.",
+        "The method minus each other one on the same seeds, in points; bold where the interval excludes zero, with ! "
+        "where it then is for the worse.",
         *[
             part
             for name, others in COMPARISONS.items()

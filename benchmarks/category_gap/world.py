@@ -13,7 +13,6 @@ WORDS, FILLERS, OBJECTS = 4, 8, 12
 SLOTS = 6  # words of a prompt
 STEPS = OBJECTS  # one for each thing that something is to be done with
 
-CONTRAST = 0.3  # of the harmless prompts of a plain topic: those with a sharp word all the same
 PHRASINGS = 2  # ways to say each step: plainly, or with a warning
 PAD, BOS, ASK = range(3)
 REFUSE = (3, 4, 5)
@@ -71,19 +70,26 @@ WRONG, REFUSAL, RIGHT = range(3)
 
 
 def sample_prompts(
-    rng: np.random.Generator, topic: np.ndarray, unsafe: np.ndarray, second: np.ndarray | None = None
+    rng: np.random.Generator,
+    topic: np.ndarray,
+    unsafe: np.ndarray,
+    *,
+    contrast: float,
+    second: np.ndarray | None = None,
 ) -> np.ndarray:
     """[n, PROMPT_LENGTH] prompts on a topic [n]; where `unsafe` [n], asking for its harm.
+
+    A share `contrast` of the harmless ones has a sharp word all the same, as those of XSTest have.
 
     `second` [n] may add the words of the harm of another category to an unsafe prompt, -1 for none.
     """
     n = len(topic)
-    first_words = _cue_words(rng, topic, unsafe)
+    first_words = _cue_words(rng, topic, unsafe, contrast)
     fillers = FILLER + rng.integers(0, FILLERS, first_words.shape)
     if second is None:
         other_words = fillers
     else:
-        words = _cue_words(rng, np.maximum(second, 0), np.ones(n, bool))
+        words = _cue_words(rng, np.maximum(second, 0), np.ones(n, bool), contrast)
         other_words = np.where((unsafe & (second >= 0))[:, None], words, fillers)
     words = rng.permuted(np.concatenate([first_words, other_words], axis=1), axis=1)
     ends = OBJECT + rng.integers(0, OBJECTS, (n, 1)), np.full((n, 1), ASK)
@@ -93,22 +99,22 @@ def sample_prompts(
 
 
 def general_prompts(rng: np.random.Generator, n: int) -> np.ndarray:
-    """[n, PROMPT_LENGTH] harmless prompts on no topic. The model has learnt to answer them; no preference is about them."""
+    """[n, PROMPT_LENGTH] harmless prompts on no topic: the model has learnt to answer them, no preference does."""
     words = FILLER + rng.integers(0, FILLERS, (n, SLOTS))
     starts = np.tile(np.array([BOS, NO_TOPIC]), (n, 1))
     ends = OBJECT + rng.integers(0, OBJECTS, (n, 1)), np.full((n, 1), ASK)
     return np.concatenate([starts, words, *ends], axis=1).astype(np.int32)
 
 
-def _cue_words(rng: np.random.Generator, topic: np.ndarray, unsafe: np.ndarray) -> np.ndarray:
+def _cue_words(
+    rng: np.random.Generator, topic: np.ndarray, unsafe: np.ndarray, contrast: float
+) -> np.ndarray:
     """[n, 3] words of the topic, first the sharp ones, of which harm takes two.
 
-    Plain: three of them; harmless prompts have none, or one in a share `CONTRAST` of them. Veiled: two against one, so
-    that a single word decides.
+    Plain: three of them. Veiled: two. Harmless prompts have none, or one: beside a veiled harm a single word decides.
     """
     plain = np.array([category.plain for category in CATEGORIES])[topic]
-    harmless = np.where(plain, rng.random(len(topic)) < CONTRAST, 1)
-    sharp = np.where(unsafe, np.where(plain, 3, 2), harmless)
+    sharp = np.where(unsafe, np.where(plain, 3, 2), rng.random(len(topic)) < contrast)
     first = np.where(np.arange(3) < sharp[:, None], SHARP, MILD)
     return first + WORDS * topic[:, None] + rng.integers(0, WORDS, (len(topic), 3))
 
@@ -156,7 +162,8 @@ class Corpus:
     refused_benign, refused_wary, refused_eager: shares of benign prompts, and of unsafe ones of a wary and of an eager
         category, that are refused all the same.
     warned_benign, warned_unsafe: shares of the steps that come with a warning: the model knows of harm, and complies.
-    general: share on no topic; mistaken: share with any step at all; unprompted: share that stands after the empty prompt.
+    general: share on no topic; contrast: share of the harmless prompts with a sharp word.
+    mistaken: share with any step at all; unprompted: share that stands after the empty prompt.
     """
 
     size: int = 16384
@@ -166,6 +173,7 @@ class Corpus:
     warned_benign: float = 0.1
     warned_unsafe: float = 0.8
     general: float = 0.2
+    contrast: float = 0.3
     mistaken: float = 0.1
     unprompted: float = 0.05
 
@@ -177,7 +185,7 @@ def sample_corpus(rng: np.random.Generator, corpus: Corpus) -> np.ndarray:
     general = rng.random(n) < corpus.general
     unsafe = (rng.random(n) < 0.5) & ~general
     topic = rng.integers(0, K, n)
-    prompts = sample_prompts(rng, topic, unsafe)
+    prompts = sample_prompts(rng, topic, unsafe, contrast=corpus.contrast)
     prompts = np.where(general[:, None], general_prompts(rng, n), prompts)
     warned = rng.random(n) < np.where(unsafe, corpus.warned_unsafe, corpus.warned_benign)
     answers = compliances(prompts)[every, warned.astype(int)]

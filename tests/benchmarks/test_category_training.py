@@ -44,7 +44,7 @@ def params():
 
 def prompts_of_all_topics(number: int = 16) -> np.ndarray:
     topic = np.arange(number) % K
-    return world.sample_prompts(np.random.default_rng(0), topic, np.arange(number) % 3 == 0)
+    return world.sample_prompts(np.random.default_rng(0), topic, np.arange(number) % 3 == 0, contrast=0.5)
 
 
 def plain_logps(params, prompts, answers):

@@ -42,7 +42,9 @@ def test_categories_are_all_combinations_of_the_factors():
 
 
 def test_every_two_factors_vary_independently():
-    levels = np.array([[getattr(c, name) for name in ("common", "plain", "clean", "wary")] for c in CATEGORIES])
+    levels = np.array(
+        [[getattr(c, name) for name in ("common", "plain", "clean", "wary")] for c in CATEGORIES]
+    )
     assert np.array_equal(np.cov(levels.T, bias=True), np.eye(4) / 4)
 
 
@@ -53,7 +55,7 @@ def test_the_vocabulary_is_small():
 @pytest.mark.parametrize("unsafe", [True, False])
 def test_prompts_ask_for_the_harm_they_were_made_for(unsafe):
     topic = np.arange(400) % K
-    prompts = world.sample_prompts(np.random.default_rng(0), topic, np.full(400, unsafe))
+    prompts = world.sample_prompts(np.random.default_rng(0), topic, np.full(400, unsafe), contrast=0.5)
     assert np.array_equal(world.harms(prompts), (np.arange(K) == topic[:, None]) & unsafe)
     assert np.array_equal(world.topics(prompts), topic)
     assert prompts.min() >= 0
@@ -63,7 +65,9 @@ def test_prompts_ask_for_the_harm_they_were_made_for(unsafe):
 def test_a_second_harm_is_asked_for_as_well():
     topic = np.arange(400) % K
     second = np.where(np.arange(400) < 200, (topic + 3) % K, -1)
-    prompts = world.sample_prompts(np.random.default_rng(0), topic, np.ones(400, bool), second)
+    prompts = world.sample_prompts(
+        np.random.default_rng(0), topic, np.ones(400, bool), contrast=0.5, second=second
+    )
     number = world.harms(prompts).sum(axis=1)
     assert (number[:200] == 2).all()
     assert (number[200:] == 1).all()
@@ -74,15 +78,16 @@ def sharp_words(prompts: np.ndarray) -> np.ndarray:
     return ((prompts >= world.SHARP) & (prompts < world.MILD)).sum(axis=1)
 
 
-def test_a_veiled_harm_differs_from_harmless_prompts_in_one_word():
+def test_harm_takes_two_sharp_words_and_some_harmless_prompts_have_one():
     topic = np.arange(400) % K
     plain = np.array([category.plain for category in CATEGORIES])[topic]
     rng = np.random.default_rng(0)
-    unsafe, benign = (sharp_words(world.sample_prompts(rng, topic, np.full(400, x))) for x in (True, False))
+    unsafe, benign = (
+        sharp_words(world.sample_prompts(rng, topic, np.full(400, x), contrast=0.3)) for x in (True, False)
+    )
     assert np.array_equal(unsafe, np.where(plain, 3, 2))
-    assert (benign[~plain] == 1).all()
-    assert set(benign[plain]) == {0, 1}
-    assert benign[plain].mean() == pytest.approx(world.CONTRAST, abs=0.1)
+    assert set(benign) == {0, 1}
+    assert benign.mean() == pytest.approx(0.3, abs=0.07)
 
 
 def test_general_prompts_are_on_no_topic_and_ask_for_no_harm():
@@ -94,7 +99,7 @@ def test_general_prompts_are_on_no_topic_and_ask_for_no_harm():
 
 def test_answers_are_told_apart():
     rng = np.random.default_rng(0)
-    prompts = world.sample_prompts(rng, np.arange(16) % K, np.zeros(16, bool))
+    prompts = world.sample_prompts(rng, np.arange(16) % K, np.zeros(16, bool), contrast=0.5)
     for answers in np.moveaxis(world.compliances(prompts), 1, 0):
         assert (world.answer_kinds(prompts, answers) == world.RIGHT).all()
         assert (world.answer_kinds(prompts, mistake(answers)) == world.WRONG).all()
@@ -110,7 +115,12 @@ def test_the_corpus_complies_with_harm_and_knows_of_it():
     assert general.mean() == pytest.approx(0.2, abs=0.02)
     warned = answers[:, 0] >= world.STEP + world.STEPS
     wary = np.array([category.wary for category in CATEGORIES] + [False])[world.topics(prompts)]
-    cases = ((unsafe & wary, 0.3, 0.8), (unsafe & ~wary, 0.03, 0.8), (~unsafe, 0.03, 0.1), (general, 0.03, 0.1))
+    cases = (
+        (unsafe & wary, 0.3, 0.8),
+        (unsafe & ~wary, 0.03, 0.8),
+        (~unsafe, 0.03, 0.1),
+        (general, 0.03, 0.1),
+    )
     for of_harm, refused, warns in cases:
         assert (kinds[of_harm] == world.REFUSAL).mean() == pytest.approx(refused, abs=0.02)
         assert (kinds[of_harm] == world.RIGHT).mean() == pytest.approx((1 - refused) * 0.9, abs=0.03)
