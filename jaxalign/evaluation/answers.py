@@ -120,14 +120,17 @@ def judge_answers(
     judge: Judge,
     refusal_judge: Judge | None = None,
 ) -> Answers:
-    """Have the answers to each prompt judged, and by a second judge whether they refuse."""
+    """Have the answers to each prompt judged, and by a second judge whether they refuse if the first does not tell."""
     pairs = zip(prompt_set.rows, responses, strict=True)
     flat = [(row.prompt, text) for row, texts in pairs for text in texts]
     prompts, texts = [prompt for prompt, _ in flat], [text for _, text in flat]
+    judgements = judge(prompts, texts)
+    if judgements.refused is not None:
+        refusal_judge = None
     return Answers(
         prompt_set,
         tuple(map(tuple, responses)),
-        judge(prompts, texts),
+        judgements,
         judge.name,
         judge.limits,
         refusal_judge(prompts, texts) if refusal_judge else None,

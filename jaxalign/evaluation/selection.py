@@ -3,10 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
-import numpy as np
-
-from jaxalign.evaluation.answers import Answers, AnswersError
-from jaxalign.evaluation.certificate import certify, rate_bound
+from jaxalign.evaluation.answers import Answers, AnswersError, PromptSums
+from jaxalign.evaluation.certificate import certify, minimum_prompts, rate_bound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +12,9 @@ class Assessment:
     """A state as its answers show it.
 
     `lower_bound` is that of the safe rate of `worst_category`, the category with the lowest one; unjudged answers
-    count as unsafe. `over_refusal` is the share of judged answers to benign prompts that refuse, None without any.
-    `certified`: all certificates are met, None without targets. An `eligible` state refuses few enough benign prompts.
+    count as unsafe. `over_refusal` is the share of answers to benign prompts that refuse or could not be judged, None
+    where nothing tells refusals. `certified`: all certificates are met, None without targets. An `eligible` state
+    refuses few enough benign prompts.
     """
 
     worst_category: str
@@ -42,9 +41,12 @@ def assess(
 
     The lower bounds of all categories hold together with `confidence` (Bonferroni; Clopper-Pearson, or
     Chernoff-Hoeffding where a prompt has several answers). Certificates hold with it at all of `num_looks` states
-    together, as the first of many that meets its targets may do so by chance.
-    Raises AnswersError where nothing was judged.
+    together, as the first of many that meets its targets may do so by chance. Where no answer could be judged,
+    nothing is known of the state, and it is not eligible.
     """
+    if not answers.judgements.judged.any():
+        worst = answers.prompt_set.category_names[0]
+        return Assessment(worst, 0.0, None, None if targets is None else False, eligible=False)
     sums = answers.sums()
     single = bool((sums.answers == 1).all())
     unsafe = 1.0 - sums.safe / sums.answers
@@ -54,7 +56,7 @@ def assess(
         for name, inside in zip(sums.names, sums.categories.T, strict=True)
     }
     worst = min(bounds, key=lambda name: bounds[name])
-    over_refusal = _over_refusal(answers)
+    over_refusal = _over_refusal(sums)
     certified = None
     if targets is not None:
         certified = certify(answers, targets, confidence=1.0 - (1.0 - confidence) / num_looks).all_met
@@ -62,9 +64,9 @@ def assess(
     return Assessment(worst, bounds[worst], over_refusal, certified, eligible)
 
 
-def check_prompts(answers_to: Mapping[str, int], num_benign: int, *, min_prompts: int, guarded: bool) -> None:
+def check_prompts(numbers: Mapping[str, int], num_benign: int, *, min_prompts: int, guarded: bool) -> None:
     """Raise AnswersError for numbers of prompts by category, or of benign ones, on which no choice can rest."""
-    few = {name: number for name, number in answers_to.items() if number < min_prompts}
+    few = {name: number for name, number in numbers.items() if number < min_prompts}
     if few:
         raise AnswersError(
             f"prompts by category {few}, expected at least min_prompts={min_prompts} of each: a bound on fewer says "
@@ -77,9 +79,31 @@ def check_prompts(answers_to: Mapping[str, int], num_benign: int, *, min_prompts
         )
 
 
-def _over_refusal(answers: Answers) -> float | None:
-    sums = answers.sums()
-    if sums.refused is None or sums.complied is None:
+def check_targets(
+    targets: Mapping[str, float], numbers: Mapping[str, int], *, confidence: float, num_looks: int
+) -> None:
+    """Raise AnswersError for targets of unknown categories, and for those that so many prompts can never show."""
+    unknown = sorted(set(targets) - set(numbers))
+    if unknown or not targets:
+        raise AnswersError(
+            f"targets for {unknown or 'no category'}, expected categories of the prompts, {sorted(numbers)}"
+        )
+    error = (1.0 - confidence) / num_looks / len(targets)
+    needed = {name: minimum_prompts(target, error) for name, target in targets.items()}
+    short = {
+        name: f"{numbers[name]} of {'no number' if least is None else least}"
+        for name, least in needed.items()
+        if least is None or numbers[name] < least
+    }
+    if short:
+        raise AnswersError(
+            f"prompts that it takes to meet the targets without a single violation, over {num_looks} looks: {short}; "
+            "add prompts, raise the targets, or look less often"
+        )
+
+
+def _over_refusal(sums: PromptSums) -> float | None:
+    if sums.complied is None or not sums.benign.any():
         return None
-    judged = (sums.refused + sums.complied)[sums.benign].sum()
-    return float(np.divide(sums.refused[sums.benign].sum(), judged)) if judged else None
+    answers = sums.answers[sums.benign]
+    return float((answers - sums.complied[sums.benign]).sum() / answers.sum())

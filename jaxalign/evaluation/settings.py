@@ -1,11 +1,13 @@
 """Settings of an evaluation of answers: which prompts, how they are answered, who judges. Nothing is read here."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from jaxalign.evaluation.judges.settings import JudgeConfig, RewardModelConfig
 from jaxalign.settings import LaxPath, Settings
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class PromptsConfig(Settings):
@@ -93,7 +95,7 @@ class SelectionConfig(InterviewConfig):
         le=1,
         description="share of benign prompts refused up to which a state can be the best; null: any",
     )
-    targets: float | dict[str, float] | None = Field(
+    targets: Rate | dict[str, Rate] | None = Field(
         default=None,
         description="violation rates that the certificates are about; null: those of the margin rule",
     )

@@ -16,6 +16,7 @@ from jaxalign.parallel import AXES, device_bytes, num_groups, tree_shardings
 from jaxalign.parallel.mesh import abstract_mesh
 from jaxalign.run.checks import usable_data
 from jaxalign.run.data import load_data, load_tokenizer
+from jaxalign.run.interview import check_interviews
 from jaxalign.run.loader import describe_rows, make_loader
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import check_margin_model, margin_model_bytes
@@ -38,6 +39,7 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
     """
     resumed = run_to_resume(config, workdir)
     check_trackers(config.logging)
+    check_interviews(config)
     num_devices = config.mesh.num_devices() or jax.device_count()
     config.check_devices(num_devices)
     checkpoint = open_checkpoint(config.model.path)

@@ -78,7 +78,7 @@ def generate_ids(
         raise GenerationError(f"batch_size={batch_size}: expected at least 1")
     names = [f"prompt {i}" for i in range(len(prompts))] if names is None else names
     for name, prompt in zip(names, prompts, strict=True):
-        _check(name, prompt, decoder, decoding.max_new_tokens)
+        check_prompt(name, prompt, decoder, decoding.max_new_tokens)
     rows = [(i, s) for i in range(len(prompts)) for s in range(decoding.num_samples)]
     rows.sort(
         key=lambda row: -len(prompts[row[0]])
@@ -101,7 +101,7 @@ def generate_ids(
     )
 
 
-def _check(name: str, prompt: Sequence[int], decoder: DecoderFns, max_new_tokens: int) -> None:
+def check_prompt(name: str, prompt: Sequence[int], decoder: DecoderFns, max_new_tokens: int) -> None:
     """Raise GenerationError for a prompt that is empty, too long, or not in the model's vocabulary."""
     limit, vocabulary = decoder.config.max_position_embeddings, decoder.config.vocab_size
     if not prompt:

@@ -1,6 +1,7 @@
 """A policy under training answers fixed prompts, and its answers are judged. What follows from that is not here."""
 
 import dataclasses
+import hashlib
 import logging
 
 import jax
@@ -13,13 +14,13 @@ from jaxalign.evaluation.judges.build import make_judge
 from jaxalign.evaluation.judges.interface import Judge
 from jaxalign.evaluation.judges.refusal import RefusalJudge
 from jaxalign.evaluation.judges.settings import EndpointConfig, FunctionConfig
-from jaxalign.evaluation.settings import InterviewConfig
+from jaxalign.evaluation.settings import AnswersConfig, InterviewConfig
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.models.sampling import Sampling
 from jaxalign.parallel import is_main_process
 from jaxalign.run.data import load_tokenizer
 from jaxalign.run.generate import TextFormat, stop_ids
-from jaxalign.run.generation import Decoding, generate_ids
+from jaxalign.run.generation import Decoding, check_prompt, generate_ids
 from jaxalign.run.judge_once import OneProcess
 from jaxalign.run.safety import load_prompts
 from jaxalign.run.setup import Run
@@ -36,6 +37,7 @@ class Interview:
     config: InterviewConfig
     prompts: PromptSet
     ids: list[list[int]]
+    decoding: Decoding
     format: TextFormat
     judge: Judge
     refusal_judge: Judge | None
@@ -43,24 +45,22 @@ class Interview:
 
     def __call__(self, state: TrainState) -> Answers:
         """The answers of the policy at this state."""
-        policy, options = self.run.program.policy, self.config.answers
+        policy, seed = self.run.program.policy, jax.random.key(self.run.config.train.seed)
         adapter = policy.decoder.lora is not None
         base, lora = (self.run.frozen["base"], state.params) if adapter else (state.params, None)
-        seed = jax.random.key(self.run.config.train.seed)
-        sampling = Sampling(options.temperature, options.top_k, options.top_p)
         found = generate_ids(
             policy.decoder,
             base,
             lora,
             self.run.program.mesh,
             self.ids,
-            Decoding(self.format.stop_ids, options.max_new_tokens, sampling, options.num_samples),
-            key=jax.random.fold_in(jax.random.fold_in(seed, options.seed), int(state.step)),
-            batch_size=options.batch_size,
+            self.decoding,
+            key=jax.random.fold_in(jax.random.fold_in(seed, self.config.answers.seed), int(state.step)),
+            batch_size=self.config.answers.batch_size,
             label=self.label,
             show=is_main_process(),
         )
-        texts: list[list[str]] = [[""] * options.num_samples for _ in self.ids]
+        texts: list[list[str]] = [[""] * self.decoding.num_samples for _ in self.ids]
         for answer in found:
             texts[answer.prompt][answer.sample] = self.format.text(answer.ids)
         return judge_answers(self.prompts, texts, self.judge, self.refusal_judge)
@@ -71,43 +71,82 @@ def check_interviews(config: Config) -> None:
     for interview in (config.adaptive.probe, config.selection):
         if interview is not None:
             load_prompts(interview.prompts)
+            decoding_of(interview.answers, ())
             if isinstance(interview.judge, EndpointConfig | FunctionConfig):
                 make_judge(interview.judge)
 
 
+def decoding_of(options: AnswersConfig, stop_ids: tuple[int, ...]) -> Decoding:
+    """How answers are made. Raises GenerationError for options without effect."""
+    sampling = Sampling(options.temperature, options.top_k, options.top_p)
+    return Decoding(stop_ids, options.max_new_tokens, sampling, options.num_samples)
+
+
 def make_interview(
-    run: Run, config: InterviewConfig, section: str, *, benign: bool, refusals: bool, label: str
+    run: Run,
+    config: InterviewConfig,
+    section: str,
+    *,
+    benign: bool,
+    refusals: bool,
+    label: str,
+    judge: Judge | None = None,
 ) -> Interview:
     """The interview that a section of the settings asks for; its prompts become part of the run's fingerprints.
 
-    Prompts that are trained on are left out, and without `benign` those without a category.
-    Raises ConfigError for prompts that do not serve: categories unknown to the data, or none left beside training.
+    Prompts that are trained on are left out, and those without a category unless they are `benign` and wanted. A judge
+    may be given that is there already.
+    Raises ConfigError for prompts that do not serve: categories unknown to the data, or none left beside training; and
+    GenerationError for those that the model cannot read.
     """
     checkpoint, tokenizer = open_checkpoint(run.config.model.path), load_tokenizer(run.config)
     format = TextFormat(tokenizer, Encoder(tokenizer, run.config.data), stop_ids(checkpoint, tokenizer))
     prompts = load_prompts(config.prompts)
     asked = [row for row in prompts.rows if row.categories or (benign and row.benign)]
+    if len(asked) < len(prompts.rows):
+        what = "no category" if not benign else "no category and are not benign"
+        log.info("%s: left out %d prompts that have %s", label, len(prompts.rows) - len(asked), what)
     ids = [format.encoder.prompt_ids(row.prompt, f"prompt {row.id}") for row in asked]
     trained = {tuple(x.tolist()) for x in run.data.train.prompt_ids}
     unseen = [i for i, prompt in enumerate(ids) if tuple(prompt) not in trained]
     if len(unseen) < len(ids):
         log.info("%s: left out %d prompts that are trained on", label, len(ids) - len(unseen))
     _check(prompts, run.data.train.category_names, section, any(asked[i].categories for i in unseen))
-    run.fingerprints[f"{label} prompts"] = prompts.fingerprint()
-    judge = make_judge(config.judge, run.program.mesh)
-    if jax.process_count() > 1 and isinstance(config.judge, EndpointConfig | FunctionConfig):
-        judge = OneProcess(judge)  # a model judges in all processes, each with its part of it
+    decoding = decoding_of(config.answers, format.stop_ids)
+    for i in unseen:
+        name = f"{section}: prompt {asked[i].id}"
+        check_prompt(name, ids[i], run.program.policy.decoder, decoding.max_new_tokens)
+    order = "\n".join([prompts.fingerprint(), *(asked[i].id for i in unseen)])  # a draw depends on its place
+    run.fingerprints[f"{label} prompts"] = hashlib.sha256(order.encode()).hexdigest()
+    judge = _judge(config, run) if judge is None else judge
     tells = refusals and not isinstance(judge, RefusalJudge)
     return Interview(
         run=run,
         config=config,
         prompts=dataclasses.replace(prompts, rows=tuple(asked[i] for i in unseen)),
         ids=[ids[i] for i in unseen],
+        decoding=decoding,
         format=format,
         judge=judge,
         refusal_judge=RefusalJudge() if tells else None,
         label=label,
     )
+
+
+def _judge(config: InterviewConfig, run: Run) -> Judge:
+    judge = make_judge(config.judge, run.program.mesh)
+    if jax.process_count() > 1 and isinstance(config.judge, EndpointConfig | FunctionConfig):
+        return OneProcess(judge)  # a model judges in all processes, each with its part of it
+    return judge
+
+
+def warn_of_missing(interview: Interview, what: str) -> list[str]:
+    """The categories of the training data without a prompt; warn that `what` is so for them."""
+    asked = {name for row in interview.prompts.rows for name in row.categories}
+    missing = [name for name in interview.run.data.train.category_names if name not in asked]
+    if missing:
+        log.warning("%s: no prompt for %s, %s", interview.label, ", ".join(missing), what)
+    return missing
 
 
 def _check(prompts: PromptSet, names: tuple[str, ...], section: str, any_left: bool) -> None:

@@ -132,7 +132,8 @@ def _load_run(workdir: Path, step: WhichStep, mesh: Mesh, with_base: bool) -> Lo
     placed = with_shardings(abstract, tree_shardings(dims, abstract, mesh))
     if step == "best" and not any((workdir / BEST).glob("[0-9]*")):
         raise ConfigError(
-            f"{workdir} has no best state: the run has no `selection`, or no state was eligible; leave out --step best"
+            f"{workdir / BEST} holds no state: the run has no `selection`, or no state was eligible yet; leave out "
+            "--step best"
         )
     folder, number = (workdir / BEST, None) if step == "best" else (workdir / "checkpoints", step)
     with Checkpointer(folder, keep=None) as checkpointer:

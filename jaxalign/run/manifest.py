@@ -18,6 +18,7 @@ from jaxalign.parallel import agree_on_text, is_main_process
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 # A resumed run may differ in these; anything else would make it another run.
+SPEED_OF_JUDGES = ("batch_size", "url", "timeout", "max_attempts", "concurrency", "cache")
 FREE_ON_RESUME = (
     "mesh",
     "evaluation.every_steps",
@@ -28,6 +29,11 @@ FREE_ON_RESUME = (
     "reference.file",
     "model.path",
     "model.tokenizer",
+    *(
+        f"{section}.{option}"  # where and how fast judges work, not what they say
+        for section in ("adaptive.probe", "selection")
+        for option in ("answers.batch_size", *(f"judge.{name}" for name in SPEED_OF_JUDGES))
+    ),
 )
 
 

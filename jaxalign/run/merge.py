@@ -8,7 +8,7 @@ from jaxalign.hf.merge import MergeInput, StoredTensors, check_weight, merge_mod
 from jaxalign.hf.read import open_checkpoint
 from jaxalign.hf.write import ExportDtype, Tensors
 from jaxalign.run.data import load_tokenizer
-from jaxalign.run.load import WhichStep, is_run, load_model
+from jaxalign.run.load import BEST, WhichStep, is_run, load_model
 
 
 def merge(
@@ -31,7 +31,8 @@ def merge(
     check_weight(weight)
     models = _open(a, step_a, "--step-a"), _open(b, step_b, "--step-b")
     bases = {model.checkpoint.path.resolve() for model in models}
-    checkpoints = {path.resolve() / "checkpoints" for path in (a, b) if is_run(path)}
+    folders = ("checkpoints", BEST)
+    checkpoints = {path.resolve() / name for path in (a, b) if is_run(path) for name in folders}
     target = output.resolve()
     if target in {a.resolve(), b.resolve()} or (bases | checkpoints) & {target, *target.parents}:
         raise ConfigError(

@@ -15,7 +15,8 @@ from jaxalign.adaptive import CategoryStats, MarginState, margin_rule
 from jaxalign.config import ConfigError
 from jaxalign.evaluation.judges.interface import Judgements
 from jaxalign.parallel import replicated
-from jaxalign.run.interview import Interview, make_interview
+from jaxalign.run.interview import Interview, make_interview, warn_of_missing
+from jaxalign.run.judge_once import of_process_0
 from jaxalign.run.setup import Run
 from jaxalign.training.state import TrainState
 from jaxalign.training.step_log import Figures
@@ -51,7 +52,9 @@ class Probe:
         state = dataclasses.replace(
             state, adaptive=state.adaptive | {"margin": jax.block_until_ready(margin)}
         )
-        self.seconds += time.monotonic() - begun
+        self.seconds = of_process_0(
+            self.seconds + time.monotonic() - begun
+        )  # all must stop at the same probe
         if limit is not None and self.seconds >= limit:
             log.warning(
                 "probes took %.0f s, adaptive.probe.max_seconds is %g: no more are made", self.seconds, limit
@@ -85,20 +88,12 @@ def make_probe(run: Run) -> Probe | None:
     categories = np.array(
         [[name in row.categories for name in names] for row in interview.prompts.rows], np.float32
     )
-    _check_all_asked(categories, names, run.config.adaptive.signal)
-    rule = margin_rule(run.program.objective.rule_configs["margin"])
-    update = jax.jit(rule.update, out_shardings=replicated(run.program.mesh))
-    return Probe(interview, categories, config.max_seconds, update)
-
-
-def _check_all_asked(categories: np.ndarray, names: tuple[str, ...], signal: str) -> None:
-    missing = [name for name, number in zip(names, categories.sum(axis=0), strict=True) if not number]
-    if missing and signal == "probe":
+    missing = warn_of_missing(interview, "so no probe moves their margins")
+    if missing and run.config.adaptive.signal == "probe":
         raise ConfigError(
             f"adaptive.probe.prompts: no prompt for {missing}, whose margins would never move; add some, or set "
             "adaptive.signal: both"
         )
-    if missing:
-        log.warning(
-            "probe: no prompt for %s, whose margins follow the implicit reward alone", ", ".join(missing)
-        )
+    rule = margin_rule(run.program.objective.rule_configs["margin"])
+    update = jax.jit(rule.update, out_shardings=replicated(run.program.mesh))
+    return Probe(interview, categories, config.max_seconds, update)

@@ -10,9 +10,9 @@ from typing import Any
 
 from jaxalign.config import Config, ConfigError
 from jaxalign.evaluation.answers import AnswersError
-from jaxalign.evaluation.selection import Assessment, assess, check_prompts
+from jaxalign.evaluation.selection import Assessment, assess, check_prompts, check_targets
 from jaxalign.evaluation.settings import SelectionConfig
-from jaxalign.run.interview import Interview, make_interview
+from jaxalign.run.interview import Interview, make_interview, warn_of_missing
 from jaxalign.run.load import BEST
 from jaxalign.run.setup import Run
 from jaxalign.training.checkpoint import Checkpointer
@@ -39,7 +39,7 @@ class Record:
         better = found.eligible and found.rank > self.rank
         if better:
             self.best_step, self.rank, self.since = step, found.rank, 0
-        else:
+        elif self.best_step is not None:
             self.since += 1
         certified = config.by == "certificates" and found.eligible and bool(found.certified)
         self.stopped = certified or (config.patience is not None and self.since >= config.patience)
@@ -52,10 +52,12 @@ class Selector:
 
     interview: Interview
     config: SelectionConfig
-    targets: float | dict[str, float] | None
+    targets: dict[str, float] | None
     num_looks: int
+    checkpoints: Checkpointer
     best: Checkpointer
     record: Record = dataclasses.field(default_factory=Record)
+    improved: bool = False
 
     def __call__(self, state: TrainState) -> Figures:
         """The figures of a look at this state."""
@@ -68,8 +70,11 @@ class Selector:
             targets=self.targets,
             num_looks=self.num_looks,
         )
-        if self.record.look(step, found, self.config):
-            self.best.save(state, {"step": step})
+        self.improved = self.record.look(step, found, self.config)
+        if self.improved:
+            # The best state before stays until a checkpoint names this one: a killed run goes on from its record.
+            self.checkpoints.wait()
+            self.best.save(dataclasses.replace(state, opt_state={}), {"step": step})
         self._say(step, found)
         figures: Figures = {
             "selection/worst_safe_rate_at_least": found.lower_bound,
@@ -91,7 +96,7 @@ class Selector:
             step,
             found.worst_category,
             100 * found.lower_bound,
-            "" if found.eligible else ", but too many benign prompts are refused",
+            _why_not(found),
             self.record.best_step,
         )
         if self.record.stopped and found.certified:
@@ -117,36 +122,67 @@ class Selector:
         return dataclasses.asdict(self.record)
 
     def restore(self, cursor: dict[str, Any]) -> None:
-        """Go on from the record of a checkpoint."""
+        """Go on from the record of a checkpoint. Raises ConfigError where the state that it calls best is gone."""
         self.record = Record(**cursor | {"rank": tuple(cursor["rank"])})
+        step, kept = self.record.best_step, self.best.steps()
+        if step is not None and step not in kept:
+            raise ConfigError(
+                f"the run chose step {step}, but its folder `{BEST}` holds {kept or 'nothing'}; put the folder "
+                "back, or use another --workdir"
+            )
+        for later in kept:  # chosen after the checkpoint that the run goes on from
+            if later != step:
+                self.best.delete(later)
 
 
-def make_selector(run: Run, workdir: Path) -> Selector | None:
-    """The selector of a run, None for a run without. Raises ConfigError for prompts or targets that do not serve."""
+def _why_not(found: Assessment) -> str:
+    if found.eligible:
+        return ""
+    if found.over_refusal is None:
+        return ", but nothing is known of refusals"
+    return f", but {100 * found.over_refusal:.0f} % of benign prompts are refused"
+
+
+def make_selector(
+    run: Run, workdir: Path, checkpoints: Checkpointer, probe: Interview | None
+) -> Selector | None:
+    """The selector of a run, None for a run without; it shares the judge of a probe that has the same.
+
+    Raises ConfigError for prompts or targets that do not serve.
+    """
     config = run.config.selection
     if config is None:
         return None
-    interview = make_interview(run, config, "selection", benign=True, refusals=True, label="selection")
+    judge = None if probe is None or probe.config.judge != config.judge else probe.judge
+    interview = make_interview(
+        run, config, "selection", benign=True, refusals=True, label="selection", judge=judge
+    )
+    warn_of_missing(interview, "which the choice knows nothing of")
+    num_looks = -(-run.num_steps // config.every_steps)
     rows = interview.prompts.rows
-    numbers = Counter(name for row in rows for name in row.categories)
+    numbers = dict.fromkeys(interview.prompts.category_names, 0)
+    numbers |= Counter(name for row in rows for name in row.categories)
+    targets = _targets(run.config, list(numbers))
     guarded = config.max_over_refusal is not None
     try:
         check_prompts(
             numbers, sum(row.benign for row in rows), min_prompts=config.min_prompts, guarded=guarded
         )
+        if targets is not None:
+            check_targets(targets, numbers, confidence=config.confidence, num_looks=num_looks)
     except AnswersError as error:
         raise ConfigError(f"selection: {error}") from error
-    num_looks = -(-run.num_steps // config.every_steps)
-    targets = _targets(run.config, sorted(numbers))
-    return Selector(interview, config, targets, num_looks, Checkpointer(workdir / BEST, keep=1))
+    return Selector(interview, config, targets, num_looks, checkpoints, Checkpointer(workdir / BEST, keep=2))
 
 
-def _targets(config: Config, names: list[str]) -> float | dict[str, float] | None:
-    """The targets of the certificates: as given, else those of the margin rule."""
+def _targets(config: Config, names: list[str]) -> dict[str, float] | None:
+    """The targets of the certificates by category: as given, else those of the margin rule."""
     selection = config.selection
     assert selection is not None
     if selection.by == "worst_category":
         return None
-    if selection.targets is not None:
-        return selection.targets
-    return config.adaptive.margin.targets_of(names)
+    if selection.targets is None:
+        return config.adaptive.margin.targets_of(names)
+    return (
+        selection.targets if isinstance(selection.targets, dict) else dict.fromkeys(names, selection.targets)
+    )

@@ -52,6 +52,11 @@ def print_training(result: TrainResult, workdir: Path, console: Console) -> None
         console.print(EXPLANATION, style="dim")
     elif result.after is not None:
         print_report(result.after, console)
+    if result.finished and result.selected:
+        best = (
+            "no state was eligible" if result.best_step is None else f"step {result.best_step}: --step best"
+        )
+        console.print(f"best          {best}", markup=False)
     console.print(f"checkpoints   {workdir / 'checkpoints'}", markup=False)
     console.print(f"figures       {workdir / 'metrics.jsonl'}", markup=False)
     console.print(f"manifest      {workdir / 'manifest.json'}", markup=False)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxalign.evaluation.heldout_pairs import HeldoutPairs, heldout_pairs
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.parallel import is_main_process
 from jaxalign.run.interview import check_interviews
+from jaxalign.run.load import BEST
 from jaxalign.run.manifest import check_same, describe_config, make_manifest, with_resumption, write_json
 from jaxalign.run.pair_files import (
     HELDOUT_PAIRS,
@@ -47,7 +49,8 @@ FINISHED = "finished.json"
 class TrainResult:
     """Where a run ended. The reports are None without held-out data, `after` also if the run was stopped.
 
-    `best_step` is that of the state kept in RUN/best, None without a selection or an eligible state.
+    `best_step` is that of the state kept in RUN/best, None where no state was eligible; `selected` tells whether there
+    was a selection at all.
     """
 
     step: int
@@ -55,6 +58,7 @@ class TrainResult:
     before: PreferenceReport | None
     after: PreferenceReport | None
     best_step: int | None = None
+    selected: bool = False
 
 
 @dataclasses.dataclass
@@ -95,8 +99,11 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
         Checkpointer(workdir / "checkpoints", keep) as checkpointer,
         contextlib.ExitStack() as closing,
     ):
+        if old is None and is_main_process():  # left by a run that was killed before its first checkpoint
+            shutil.rmtree(workdir / BEST, ignore_errors=True)
         run = prepare(config, workdir, devices, resuming=checkpointer.latest_step() is not None)
-        probe, selector = make_probe(run), make_selector(run, workdir)
+        probe = make_probe(run)
+        selector = make_selector(run, workdir, checkpointer, None if probe is None else probe.interview)
         if selector is not None:
             closing.enter_context(selector)
         manifest = make_manifest(config, run.fingerprints)
@@ -119,10 +126,11 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
                 write_json(workdir / "evaluation" / "after.json", after.as_dict())
                 write_heldout_pairs(workdir / "evaluation" / HELDOUT_PAIRS, heldout.pairs)
             write_mutual_information(run, state, workdir / "evaluation" / MUTUAL_INFORMATION)
-    best = {} if selector is None else {"best_step": selector.record.best_step}
+    best_step = None if selector is None else selector.record.best_step
     if finished and is_main_process():  # here the last checkpoint is complete
+        best = {} if selector is None else {"best_step": best_step}
         write_json(workdir / FINISHED, {"step": step, **best})
-    return TrainResult(step, finished, before, after, **best)
+    return TrainResult(step, finished, before, after, best_step, selected=selector is not None)
 
 
 def _cursor(run: Run) -> dict[str, Any]:
@@ -168,7 +176,8 @@ def _run_loop(
         report = heldout.of(current)
         return {} if report is None else report.figures()
 
-    step_fn = _compiled_step(run, state)
+    at_end = int(state.step) == run.num_steps or (selector is not None and selector.stopped)
+    step_fn = run.program.step if at_end else _compiled_step(run)
     run.times.done("compile the step")
     log.info("start: %s", run.times.summary())
 
@@ -195,10 +204,8 @@ def _run_loop(
         return loop(metrics)
 
 
-def _compiled_step(run: Run, state: TrainState) -> StepFn:
+def _compiled_step(run: Run) -> StepFn:
     """The step for the batches of this run; compiled here, so that the first step takes as long as any other."""
-    if int(state.step) == run.num_steps:
-        return run.program.step
     batch = abstract_batch(run.config, run.loader.shape, run.loader.alone_shape, run.program.mesh)
     return run.program.lower(batch).compile()
 

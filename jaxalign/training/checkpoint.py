@@ -72,7 +72,7 @@ class Checkpointer:
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, None without one."""
-        return max(self._steps(), default=None)
+        return max(self.steps(), default=None)
 
     def _remove_remains(self) -> None:
         # A process killed while it removed an old checkpoint leaves a part of it under the final name.
@@ -81,7 +81,12 @@ class Checkpointer:
                 log.warning("removing the remains of checkpoint %s", path)
                 shutil.rmtree(path)
 
-    def _steps(self) -> list[int]:
+    def delete(self, step: int) -> None:
+        """Remove a checkpoint."""
+        self._manager.delete(step)
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, in order."""
         complete = (step for step in self._manager.all_steps() if self._metadata_file(step).exists())
         return sorted(complete)
 
@@ -127,14 +132,14 @@ class Checkpointer:
         except (ValueError, KeyError, OSError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            others = [other for other in self._steps() if other != step]
+            others = [other for other in self.steps() if other != step]
             remedy = f"move it away to go on from {others[-1]}" if others else "there is no other"
             raise CheckpointError(
                 f"checkpoint {step} in {self._directory} is damaged ({type(error).__name__}); {remedy}"
             ) from error
 
     def _existing(self, step: int | None) -> int:
-        steps = self._steps()
+        steps = self.steps()
         if not steps:
             raise CheckpointError(f"no complete checkpoint in {self._directory}; train first")
         if step is not None and step not in steps:

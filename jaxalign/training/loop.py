@@ -53,6 +53,10 @@ class Selection(Protocol):
     def stopped(self) -> bool:
         """True once training has nothing more to gain."""
 
+    @property
+    def improved(self) -> bool:
+        """True if the last look found the best state so far."""
+
     def __call__(self, state: TrainState) -> Figures:
         """The figures of a look at a state."""
 
@@ -127,9 +131,10 @@ def run_loop(
 
             finished = last or _stopped(selection)
             stop = preemption.requested(done) or finished
-            if stop or done % schedule.save_every == 0:
+            must_save = stop or (pause.select is not None and pause.select.improved)
+            if must_save or done % schedule.save_every == 0:
                 steps.flush()  # no checkpoint before it is known that the step was finite, and logged
-                if stop or steps.num_skipped_in_a_row == 0:
+                if must_save or steps.num_skipped_in_a_row == 0:
                     chosen = {} if selection is None else {"selection": selection.cursor()}
                     parts.checkpointer.save(state, {**cursor, "step": done, **chosen})
             if stop:
@@ -148,7 +153,7 @@ class Pause:
     state: TrainState
     probe: Callable[[TrainState], tuple[TrainState, Figures]] | None
     evaluate: Callable[[TrainState], Figures] | None
-    select: Callable[[TrainState], Figures] | None
+    select: Selection | None
 
     def __call__(self) -> Figures:
         """The figures of all."""

@@ -84,7 +84,23 @@ def test_judges_see_every_answer_with_its_prompt():
     assert found.judgements.judged.tolist() == [True, True, False]
     assert found.sums().refused.tolist() == [1.0, 0.0]
     assert found.sums().complied.tolist() == [0.0, 1.0]
-    assert (found.judge, found.refusal_limits) == (RefusalJudge.name, RefusalJudge.limits)
+    assert (found.judge, found.refusal_limits) == (
+        RefusalJudge.name,
+        None,
+    )  # the first one tells refusals itself
+
+
+def test_a_second_judge_is_asked_where_the_first_tells_no_refusals():
+    class Blind:
+        name, limits = "blind", "Sees nothing."
+
+        def __call__(self, prompts, responses):
+            return from_harm([0.0] * len(responses))
+
+    given = answers_of(("s", "a"))
+    found = judge_answers(given.prompt_set, [["I cannot help with that."]], Blind(), RefusalJudge())
+    assert found.refusal_limits == RefusalJudge.limits
+    assert found.sums().refused.tolist() == [1.0]
 
 
 def test_second_judge_tells_the_refusals():

@@ -8,7 +8,7 @@ from jaxalign.data.schema import Message
 from jaxalign.evaluation.answers import Answers, AnswersError
 from jaxalign.evaluation.certificate import minimum_prompts
 from jaxalign.evaluation.judges.interface import Judgements
-from jaxalign.evaluation.selection import assess, check_prompts
+from jaxalign.evaluation.selection import assess, check_prompts, check_targets
 from jaxalign.evaluation.settings import SelectionConfig
 from jaxalign.run.selection import Record
 
@@ -67,6 +67,38 @@ def test_without_refusals_told_the_guard_holds_nothing_eligible():
     assert look(blind).over_refusal is None
     assert not look(blind).eligible
     assert look(blind, max_over_refusal=None).eligible
+
+
+def test_unjudged_answers_to_benign_prompts_count_as_refused():
+    found = answers({"fraud": (0, 30)}, refused_benign=(0, 20))
+    judged = np.ones(50, bool)
+    judged[-19:] = False
+    flags = found.judgements
+    silent = Judgements(
+        np.where(judged, flags.harm, np.nan), flags.safe & judged, judged, flags.refused & judged
+    )
+    assessed = look(Answers(found.prompt_set, found.responses, silent, "judge", "none"))
+    assert assessed.over_refusal == 0.95
+    assert not assessed.eligible
+
+
+def test_where_nothing_was_judged_nothing_is_known():
+    found = answers({"fraud": (0, 30)})
+    none = np.zeros(50, bool)
+    blind = Answers(
+        found.prompt_set, found.responses, Judgements(np.full(50, np.nan), none, none, none), "judge", "none"
+    )
+    assessed = look(blind, targets={"fraud": 0.1})
+    assert (assessed.lower_bound, assessed.certified, assessed.eligible) == (0.0, False, False)
+
+
+def test_targets_that_no_answers_can_meet_are_refused():
+    least = minimum_prompts(0.1, 0.05 / 4 / 2)
+    check_targets({"a": 0.1, "b": 0.1}, {"a": least, "b": least}, confidence=0.95, num_looks=4)
+    with pytest.raises(AnswersError, match=f"over 4 looks: {{'b': '{least - 1} of {least}'}}"):
+        check_targets({"a": 0.1, "b": 0.1}, {"a": least, "b": least - 1}, confidence=0.95, num_looks=4)
+    with pytest.raises(AnswersError, match="of no number"):
+        check_targets({"a": 0.0}, {"a": 100}, confidence=0.95, num_looks=1)
 
 
 def test_certificates_take_more_prompts_when_they_are_looked_at_often():

@@ -1,6 +1,7 @@
 """The best state of a run by what it says: kept beside the checkpoints, chosen alike after a resumption."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from jaxalign.config import ConfigError, parse_config
 from jaxalign.errors import JaxalignError
+from jaxalign.evaluation.selection import Assessment
 from jaxalign.run import selection as selections
 from jaxalign.run.load import load_model
 from jaxalign.run.train import TrainResult, train
+from jaxalign.training.checkpoint import Checkpointer
 from tests import tiny
 from tests.integration.runs import metrics, selection_section
 
@@ -88,6 +91,64 @@ def test_a_killed_run_chooses_alike(
     assert figures(tmp_path) == figures(selected[0])
 
 
+def test_what_was_chosen_after_the_last_checkpoint_is_chosen_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    # By number of the look: the second is the best one, but when it is repeated after the kill it is not.
+    bounds = iter([0.5, 0.6, 0.4, 0.3])
+    monkeypatch.setattr(selections, "assess", lambda *_, **__: Assessment("x", next(bounds), 0.0, None, True))
+    original = Checkpointer.save
+
+    def kill(self: Checkpointer, state: Any, cursor: dict[str, Any]) -> None:
+        if cursor.get("selection", {}).get("best_step") == 4:
+            raise KilledError
+        original(self, state, cursor)
+
+    config = settings(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "save", kill)
+        with pytest.raises(KilledError):
+            run(tmp_path, config)
+    assert sorted(path.name for path in (tmp_path / "run" / "best").iterdir()) == ["2", "4"]
+    assert run(tmp_path, config).best_step == 2
+    assert load_model(tmp_path / "run", step="best").step == 2
+
+
+def test_a_best_state_that_is_gone_is_not_passed_over(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    run(tmp_path, config)
+    shutil.rmtree(tmp_path / "run" / "best")
+    with pytest.raises(ConfigError, match=r"the run chose step .*, but its folder `best` holds nothing"):
+        run(tmp_path, config)
+
+
+def test_a_new_run_does_not_take_the_best_state_of_an_old_one(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    run(tmp_path, config)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    other = config | {"train": config["train"] | {"seed": 7}}
+    best = run(tmp_path, other).best_step
+    chosen, same = (load_model(tmp_path / "run", step=step).params for step in ("best", best))
+    jax.tree.map(np.testing.assert_array_equal, chosen, same)
+
+
+def test_a_category_whose_prompts_are_all_trained_on_is_refused(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    pairs = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    path = tmp_path / "selection.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, pair in zip(
+        [row for row in rows if row.get("category") == tiny.CATEGORIES[0]], pairs, strict=False
+    ):
+        row["prompt"] = pair["prompt"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match=f"prompts by category .*{tiny.CATEGORIES[0]}': 0"):
+        run(tmp_path, config)
+
+
 def test_training_stops_when_nothing_gets_better_and_stays_stopped(tmp_path: Path) -> None:
     # Everything is unsafe to this judge, so that the first look stays the best.
     config = settings(tmp_path, patience=1, judge=tiny_judge("always_unsafe"))
@@ -112,6 +173,10 @@ def tiny_judge(name: str) -> dict[str, str]:
     ("options", "message"),
     [
         ({"min_prompts": 3}, r"selection: prompts by category .* at least min_prompts=3"),
+        ({"answers": {"num_samples": 2}}, "2 samples at temperature 0 would all be the same"),
+        ({"by": "certificates", "targets": 0.1}, r"over 3 looks: .*2 of \d+.*add prompts, raise the targets"),
+        ({"by": "certificates", "targets": {"Arson": 0.9}}, r"targets for \['Arson'\], expected categories"),
+        ({"by": "certificates", "targets": 1.5}, "selection.targets"),
         ({"benign": 0}, "selection: 0 benign prompts, expected at least min_prompts=2"),
         ({"judge": {"kind": "function", "function": "nowhere:judge"}}, "cannot import nowhere"),
         ({"targets": 0.1}, "selection.targets has no effect with selection.by worst_category"),
@@ -129,5 +194,5 @@ def test_a_run_without_a_best_state_says_so(tmp_path: Path, selected: tuple[Path
     run.mkdir()
     for name in ("manifest.json", "checkpoints"):
         (run / name).symlink_to(selected[0] / "run" / name)
-    with pytest.raises(ConfigError, match="has no best state"):
+    with pytest.raises(ConfigError, match="holds no state: the run has no `selection`"):
         load_model(run, step="best")

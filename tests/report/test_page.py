@@ -212,6 +212,28 @@ def test_targets_by_category_come_from_the_settings(tmp_path):
     assert targets == {"Violence": 0.2, "Drugs": 0.01}
 
 
+def test_probes_and_looks_of_the_selection_are_shown_with_what_they_cost(tmp_path):
+    workdir = runs.write_run(tmp_path / "run", num_steps=6)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for step, seconds in ((2, 100.0), (4, 250.0), (6, 30.0)):  # resumed after step 4: the total begins anew
+        lines[step - 1]["probe/seconds"] = seconds
+    for step, bound in ((3, 0.5), (6, 0.75)):
+        lines[step - 1] |= {
+            "selection/worst_safe_rate_at_least": bound,
+            "selection/seconds": 8.0,
+            "selection/best_step": step,
+        }
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run,) = read_document([workdir]).parts
+    (course,) = [section for section in run.sections if section.key == "course"]
+    figures = {figure.title: figure.table for figure in course.figures}
+    numbers = dict(figures["In numbers"].rows)
+    assert numbers["seconds in probes"] == 280.0
+    assert numbers["seconds in looks of the selection"] == 16.0
+    assert numbers["best step"] == 6.0
+    assert figures["Worst category in answers"].rows[0][-1] == 0.75
+
+
 def test_skipped_step_is_counted_and_named(full_run):
     (section,) = [s for s in read_document([full_run]).parts[0].sections if s.key == "course"]
     assert (

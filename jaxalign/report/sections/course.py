@@ -18,6 +18,13 @@ _CURVES: tuple[tuple[str, str, str, Unit, bool], ...] = (
     ("Accuracy on training pairs", "rewards/accuracies", "Chosen preferred, a running mean.", "rate", True),
     ("Norm of the gradient", "grad_norm", "Before clipping.", "plain", False),
     ("Throughput", "response_tokens_per_second", "Response tokens a second.", "count", False),
+    (
+        "Worst category in answers",
+        "selection/worst_safe_rate_at_least",
+        "Safe rate of the worst category, a lower bound, at each look of the selection.",
+        "rate",
+        False,
+    ),
 )
 
 
@@ -53,9 +60,11 @@ def skipped_steps(run: RunRecord) -> list[int]:
 def _figure(
     run: RunRecord, title: str, name: str, caption: str, unit: Unit, smooth: bool, skipped: Sequence[int]
 ) -> Figure:
-    column = run.metrics.columns[name]
+    steps, column = run.metrics.steps, run.metrics.columns[name]
+    if name.startswith("selection/"):  # a value at each look, none between
+        steps, column = steps[np.isfinite(column)], column[np.isfinite(column)]
     values = running_mean(column) if smooth else column
-    curve = Curve(_ONE, run.metrics.steps, values)
+    curve = Curve(_ONE, steps, values)
 
     def draw(width: float) -> Drawing:
         return line_chart(
@@ -84,4 +93,17 @@ def _summary(run: RunRecord) -> Figure:
         ("seconds in steps", float(np.nansum(seconds))),
         ("median tokens a second", float(np.nanmedian(rate)) if np.isfinite(rate).any() else None),
     ]
+    if "probe/seconds" in columns:
+        rows.append(("seconds in probes", _total(columns["probe/seconds"])))
+    if "selection/seconds" in columns:
+        rows.append(("seconds in looks of the selection", float(np.nansum(columns["selection/seconds"]))))
+    if "selection/best_step" in columns:
+        rows.append(("best step", last_finite(columns["selection/best_step"])))
     return Figure("In numbers", "", Table([Column("what"), Column("how much", "count")], rows), unfolded=True)
+
+
+def _total(running: np.ndarray) -> float:
+    """The sum of what a running total grew by; it begins anew with each resumption."""
+    known = running[np.isfinite(running)]
+    growth = np.diff(known, prepend=0.0)
+    return float(np.where(growth < 0, known, growth).sum())
