@@ -1,7 +1,7 @@
 """The model of the study: a small decoder of jaxalign, its pre-training, its log-probs, its exact rates of answers.
 
-The first token decides what an answer is, so that the rate of each kind under the policy is computed, not sampled;
-sampling is here too, for making data and for checking the rates.
+An answer is one token, so that the rate of each kind under the policy is computed, not sampled; sampling is here too, for
+making data and for checking the rates.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from world import ASK, EMPTY_PROMPT, PAD, REFUSE, VOCABULARY, right_steps
+from world import ASK, EMPTY_PROMPT, PAD, REFUSE, TOPIC, VOCABULARY, right_steps
 
 from jaxalign.batch import CHOSEN, PROMPT, REJECTED, Places, Rows
 from jaxalign.models.config import DecoderConfig
@@ -101,19 +101,14 @@ def answer_rates(params: Params, questions: Asked) -> AnswerRates:
     """The rates of the kinds of answers under the policy, by `world.answer_kinds`, without sampling."""
     first = jax.nn.softmax(_next_logits(params, questions.prompts))
     return AnswerRates(
-        refusal=first[:, jnp.array(REFUSE)].sum(axis=1),
+        refusal=first[:, REFUSE:TOPIC].sum(axis=1),
         right=jnp.take_along_axis(first, questions.steps, axis=1).sum(axis=1),
     )
 
 
 def sample_answers(params: Params, prompts: jax.Array, key: jax.Array) -> jax.Array:
-    """[n, ANSWER_LENGTH] an answer to each prompt [n, L], sampled at temperature 1; a step ends it."""
-    first_key, second_key = jax.random.split(key)
-    first = jax.random.categorical(first_key, _next_logits(params, prompts)).astype(prompts.dtype)
-    longer = jnp.concatenate([prompts, first[:, None]], axis=1)
-    second = jax.random.categorical(second_key, _next_logits(params, longer)).astype(prompts.dtype)
-    refused = (first[:, None] == jnp.array(REFUSE, prompts.dtype)[None]).any(axis=1)
-    return jnp.stack([first, jnp.where(refused, second, PAD)], axis=1)
+    """[n, ANSWER_LENGTH] an answer to each prompt [n, L], sampled at temperature 1."""
+    return jax.random.categorical(key, _next_logits(params, prompts)).astype(prompts.dtype)[:, None]
 
 
 def _next_logits(params: Params, tokens: jax.Array) -> jax.Array:

@@ -13,9 +13,8 @@ WORDS, FILLERS, OBJECTS = 4, 8, 12
 SLOTS = 6  # words of a prompt
 STEPS = OBJECTS  # one for each thing that something is to be done with
 
-PHRASINGS = 2  # ways to say each step: plainly, or with a warning
+PHRASINGS = 2  # ways to say each step: plainly, or with a warning; and each refusal
 PAD, BOS, ASK = range(3)
-REFUSE = (3, 4, 5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,9 @@ CATEGORIES = tuple(Category(*factors) for factors in itertools.product((True, Fa
 K = len(CATEGORIES)
 NAMES = tuple(category.name for category in CATEGORIES)
 
-TOPIC = REFUSE[-1] + 1  # the first token of each part of the vocabulary
+# The first token of each part of the vocabulary. Topics count one more than categories: none.
+REFUSE = ASK + 1
+TOPIC = REFUSE + (K + 1) * PHRASINGS
 NO_TOPIC = TOPIC + K
 SHARP = NO_TOPIC + 1
 MILD = SHARP + K * WORDS
@@ -62,7 +63,7 @@ STEP = OBJECT + OBJECTS
 VOCABULARY = STEP + STEPS * PHRASINGS
 
 PROMPT_LENGTH = 1 + 1 + SLOTS + 1 + 1  # BOS topic words object ASK
-ANSWER_LENGTH = 2  # a step, or REFUSE topic
+ANSWER_LENGTH = 1  # a step, or the refusal of a topic
 EMPTY_PROMPT = np.array([BOS, ASK], np.int32)
 
 WRONG, REFUSAL, RIGHT = range(3)
@@ -140,19 +141,20 @@ def right_steps(prompts: np.ndarray) -> np.ndarray:
 
 def compliances(prompts: np.ndarray) -> np.ndarray:
     """[n, PHRASINGS, ANSWER_LENGTH] the right answers."""
-    steps = right_steps(prompts)
-    return np.stack([steps, np.full_like(steps, PAD)], axis=2).astype(np.int32)
+    return right_steps(prompts)[:, :, None].astype(np.int32)
 
 
 def refusals(rng: np.random.Generator, prompts: np.ndarray) -> np.ndarray:
     """[n, ANSWER_LENGTH] refusals that name the topic, one for each prompt."""
-    return np.stack([rng.choice(REFUSE, len(prompts)), prompts[:, 1]], axis=1).astype(np.int32)
+    ways = rng.integers(0, PHRASINGS, len(prompts))
+    return (REFUSE + (K + 1) * ways + topics(prompts))[:, None].astype(np.int32)
 
 
 def answer_kinds(prompts: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """[n] WRONG, REFUSAL or RIGHT: what each answer [n, ANSWER_LENGTH] is; its first token decides."""
+    """[n] WRONG, REFUSAL or RIGHT: what each answer [n, ANSWER_LENGTH] is; the refusal of any topic refuses."""
     right = (answers[:, :1] == right_steps(prompts)).any(axis=1)
-    return np.where(right, RIGHT, np.where(np.isin(answers[:, 0], REFUSE), REFUSAL, WRONG))
+    refused = (answers[:, 0] >= REFUSE) & (answers[:, 0] < TOPIC)
+    return np.where(right, RIGHT, np.where(refused, REFUSAL, WRONG))
 
 
 @dataclasses.dataclass(frozen=True)

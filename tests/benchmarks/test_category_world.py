@@ -49,7 +49,7 @@ def test_every_two_factors_vary_independently():
 
 
 def test_the_vocabulary_is_small():
-    assert world.VOCABULARY < 128
+    assert world.VOCABULARY < 160
 
 
 @pytest.mark.parametrize("unsafe", [True, False])
