@@ -170,7 +170,7 @@ class Corpus:
 
     size: int = 16384
     refused_benign: float = 0.03
-    refused_wary: float = 0.3
+    refused_wary: float = 0.7
     refused_eager: float = 0.03
     warned_benign: float = 0.1
     warned_unsafe: float = 0.8

@@ -116,7 +116,7 @@ def test_the_corpus_complies_with_harm_and_knows_of_it():
     warned = answers[:, 0] >= world.STEP + world.STEPS
     wary = np.array([category.wary for category in CATEGORIES] + [False])[world.topics(prompts)]
     cases = (
-        (unsafe & wary, 0.3, 0.8),
+        (unsafe & wary, 0.7, 0.8),
         (unsafe & ~wary, 0.03, 0.8),
         (~unsafe, 0.03, 0.1),
         (general, 0.03, 0.1),
