@@ -1,7 +1,7 @@
 """The model of the study: a small decoder of jaxalign, its pre-training, its log-probs, its exact rates of answers.
 
-An answer is one token, so that the rate of each kind under the policy is computed, not sampled; sampling is here too, for
-making data and for checking the rates.
+An answer is one token, so that the rate of each kind under the policy is computed, not sampled; sampling is here too,
+for making data and for checking the rates.
 """
 
 import dataclasses

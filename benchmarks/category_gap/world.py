@@ -24,7 +24,7 @@ class Category:
     common: many pairs of it are in the data, else few.
     plain:  harm differs from harmless prompts of the topic in three words, else in one.
     clean:  its labels are right, else annotators miss harm, raise false alarms and swap preferences.
-    wary:   the pre-trained model refuses often, else hardly ever. Half of all combinations are there, chosen so that
+    wary:   the pre-trained model refuses mostly, else hardly ever. Half of all combinations are there, chosen so that
             every two factors vary independently of each other (a half fraction of the full design).
     """
 
@@ -159,7 +159,7 @@ def answer_kinds(prompts: np.ndarray, answers: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """What the pre-training teaches: to comply with everything, harm or not, and a little else.
+    """What the pre-training teaches: to do what is asked, harm or not, but for what is refused, and a little else.
 
     refused_benign, refused_wary, refused_eager: shares of benign prompts, and of unsafe ones of a wary and of an eager
         category, that are refused all the same.

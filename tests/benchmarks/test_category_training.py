@@ -86,7 +86,9 @@ def test_rates_are_the_sums_over_all_answers(params):
 
     right = sum(rate_of(answers[:, 0]) for answers in np.moveaxis(world.compliances(prompts), 1, 0))
     np.testing.assert_allclose(rates.right, right, rtol=1e-4)
-    refusal = sum(rate_of(np.full(len(prompts), token, np.int32)) for token in range(world.REFUSE, world.TOPIC))
+    refusal = sum(
+        rate_of(np.full(len(prompts), token, np.int32)) for token in range(world.REFUSE, world.TOPIC)
+    )
     np.testing.assert_allclose(rates.refusal, refusal, rtol=1e-4)
 
 
