@@ -8,7 +8,7 @@ import numpy as np
 from metrics import interval
 from plan import Plan
 from results import Results
-from tables import values
+from tables import COMPARISONS, values
 from world import NAMES
 
 COLOURS = (
@@ -21,7 +21,6 @@ COLOURS = (
     "#000000",
     "#999999",
 )  # Okabe and Ito
-OURS = ("cat_dpo", "cat_dpo probe", "cat_dpo both", "b_dpo", "cat_b_dpo")
 FONT = 'font-family="system-ui, sans-serif" font-size="12"'
 
 
@@ -80,7 +79,9 @@ def categories_figure(plan: Plan, results: Results) -> str:
     parts += [text(place(t), top - 16, f"{t:.0f} %", anchor="middle") for t in np.arange(low, 101, 10)]
     for i, (name, rate) in enumerate(rates.items()):
         y = top + row * i
-        parts += [text(left - 12, y + 4, name, anchor="end", weight="bold" if name in OURS else "normal")]
+        parts += [
+            text(left - 12, y + 4, name, anchor="end", weight="bold" if name in COMPARISONS else "normal")
+        ]
         parts += [line(place(rate.min()), y, place(rate.max()), y, "#888", 2)]
         parts += [dot(place(x), y, COLOURS[k], label=f"{NAMES[k]}: {x:.1f} %") for k, x in enumerate(rate)]
     for k, name in enumerate(NAMES):
@@ -111,7 +112,7 @@ def tradeoff_figure(plan: Plan, results: Results) -> str:
     parts += [text(64, y_place(v) + 4, f"{v:.0f}", anchor="end") for v in np.linspace(y_low, y_high, 6)]
     parts += [text(370, 436, "helpful answers to benign prompts, %", anchor="middle")]
     for name, (x, y) in found.items():
-        colour = COLOURS[1] if name in OURS else COLOURS[0]
+        colour = COLOURS[1] if name in COMPARISONS else COLOURS[0]
         parts += [
             line(x_place(x.low), y_place(y.mean), x_place(x.high), y_place(y.mean), colour),
             line(x_place(x.mean), y_place(y.low), x_place(x.mean), y_place(y.high), colour),

@@ -1,7 +1,12 @@
 """Meshes, shardings and processes: the one place that knows how many devices there are."""
 
 from jaxalign.parallel.mesh import AXES, MeshConfig, make_mesh
-from jaxalign.parallel.processes import agree_on_text, is_main_process, start_processes
+from jaxalign.parallel.processes import (
+    agree_on_number,
+    agree_on_text,
+    is_main_process,
+    start_processes,
+)
 from jaxalign.parallel.sharding import (
     LOGICAL_TO_MESH,
     batch_sharding,
@@ -20,6 +25,7 @@ __all__ = [
     "AXES",
     "LOGICAL_TO_MESH",
     "MeshConfig",
+    "agree_on_number",
     "agree_on_text",
     "batch_sharding",
     "device_bytes",

@@ -65,3 +65,10 @@ def agree_on_text(text: str) -> str:
     buffer[: len(encoded)] = np.frombuffer(encoded, np.uint8)
     shared = np.asarray(multihost_utils.broadcast_one_to_all(buffer))
     return bytes(shared).rstrip(b"\0").decode()
+
+
+def agree_on_number(number: float) -> float:
+    """Process 0's number on every process, in float32 where there are several."""
+    if jax.process_count() == 1:
+        return number
+    return float(multihost_utils.broadcast_one_to_all(np.float32(number)))

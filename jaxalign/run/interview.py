@@ -16,13 +16,12 @@ from jaxalign.evaluation.judges.refusal import RefusalJudge
 from jaxalign.evaluation.judges.settings import EndpointConfig, FunctionConfig
 from jaxalign.evaluation.settings import AnswersConfig, InterviewConfig
 from jaxalign.hf.read import open_checkpoint
-from jaxalign.models.sampling import Sampling
 from jaxalign.parallel import is_main_process
 from jaxalign.run.data import load_tokenizer
 from jaxalign.run.generate import TextFormat, stop_ids
 from jaxalign.run.generation import Decoding, check_prompt, generate_ids
 from jaxalign.run.judge_once import OneProcess
-from jaxalign.run.safety import load_prompts
+from jaxalign.run.safety import load_prompts, sampling_of
 from jaxalign.run.setup import Run
 from jaxalign.training.state import TrainState
 
@@ -78,8 +77,7 @@ def check_interviews(config: Config) -> None:
 
 def decoding_of(options: AnswersConfig, stop_ids: tuple[int, ...]) -> Decoding:
     """How answers are made. Raises GenerationError for options without effect."""
-    sampling = Sampling(options.temperature, options.top_k, options.top_p)
-    return Decoding(stop_ids, options.max_new_tokens, sampling, options.num_samples)
+    return Decoding(stop_ids, options.max_new_tokens, sampling_of(options), options.num_samples)
 
 
 def make_interview(

@@ -46,10 +46,3 @@ class OneProcess:
             judged.astype(bool),
             None if np.isnan(refused).any() else refused.astype(bool),
         )
-
-
-def of_process_0(value: float) -> float:
-    """What the first process has for a value that processes measure for themselves."""
-    if jax.process_count() == 1:
-        return value
-    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))

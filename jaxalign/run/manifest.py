@@ -17,8 +17,8 @@ from jaxalign.hf.checkpoint import Checkpoint
 from jaxalign.parallel import agree_on_text, is_main_process
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-# A resumed run may differ in these; anything else would make it another run.
 SPEED_OF_JUDGES = ("batch_size", "url", "timeout", "max_attempts", "concurrency", "cache")
+# A resumed run may differ in these; anything else would make it another run.
 FREE_ON_RESUME = (
     "mesh",
     "evaluation.every_steps",

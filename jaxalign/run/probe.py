@@ -14,9 +14,8 @@ import numpy as np
 from jaxalign.adaptive import CategoryStats, MarginState, margin_rule
 from jaxalign.config import ConfigError
 from jaxalign.evaluation.judges.interface import Judgements
-from jaxalign.parallel import replicated
+from jaxalign.parallel import agree_on_number, replicated
 from jaxalign.run.interview import Interview, make_interview, warn_of_missing
-from jaxalign.run.judge_once import of_process_0
 from jaxalign.run.setup import Run
 from jaxalign.training.state import TrainState
 from jaxalign.training.step_log import Figures
@@ -52,9 +51,8 @@ class Probe:
         state = dataclasses.replace(
             state, adaptive=state.adaptive | {"margin": jax.block_until_ready(margin)}
         )
-        self.seconds = of_process_0(
-            self.seconds + time.monotonic() - begun
-        )  # all must stop at the same probe
+        # All processes must stop at the same probe.
+        self.seconds = agree_on_number(self.seconds + time.monotonic() - begun)
         if limit is not None and self.seconds >= limit:
             log.warning(
                 "probes took %.0f s, adaptive.probe.max_seconds is %g: no more are made", self.seconds, limit

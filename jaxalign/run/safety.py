@@ -62,7 +62,7 @@ def evaluate_safety(
     before = None if baseline is None else read_answers(baseline)
     prompts = load_prompts(config.prompts)
     accuracy = None if config.calibration is None else read_calibration(config.calibration)
-    sampling = Sampling(config.answers.temperature, config.answers.top_k, config.answers.top_p)
+    sampling = sampling_of(config.answers)
     run = run_config(path)
     judge = make_judge(config.judge)  # whatever is wrong with it shows before an hour of answers
     if accuracy is not None:
@@ -111,6 +111,11 @@ def load_prompts(config: PromptsConfig) -> PromptSet:
         return balanced_subset(prompts, config.max_prompts)
     except ValueError as error:
         raise ConfigError(f"prompts.{error}") from error
+
+
+def sampling_of(options: AnswersConfig) -> Sampling:
+    """How tokens are drawn. Raises GenerationError for options without effect."""
+    return Sampling(options.temperature, options.top_k, options.top_p)
 
 
 def read_calibration(path: Path) -> JudgeAccuracy:

@@ -1,6 +1,7 @@
 """Training the tiny model step by step, and reading what a run left."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,18 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in clock} for line in lines]
 
 
-def selection_section(folder: Path, *, benign: int = 2, **options: Any) -> dict[str, Any]:
-    """Settings of a selection every two steps, on two prompts a category and some benign ones."""
-    rows = [
+def prompts_by_category(names: Sequence[str]) -> list[dict[str, str]]:
+    """Two prompts of each category, as rows of a file."""
+    return [
         {"id": f"{k}-{i}", "prompt": f"{name} {i}?", "category": name}
-        for k, name in enumerate(tiny.CATEGORIES)
+        for k, name in enumerate(names)
         for i in range(2)
     ]
+
+
+def selection_section(folder: Path, *, benign: int = 2, **options: Any) -> dict[str, Any]:
+    """Settings of a selection every two steps, on two prompts a category and some benign ones."""
+    rows: list[dict[str, Any]] = [*prompts_by_category(tiny.CATEGORIES)]
     rows += [{"id": f"benign-{i}", "prompt": f"Hello {i}?", "benign": True} for i in range(benign)]
     path = folder / "selection.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

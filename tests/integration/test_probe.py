@@ -17,7 +17,7 @@ from jaxalign.run.setup import prepare
 from jaxalign.run.train import train
 from jaxalign.training.checkpoint import Checkpointer
 from tests import tiny
-from tests.integration.runs import metrics
+from tests.integration.runs import metrics, prompts_by_category
 
 JUDGE = {"kind": "function", "function": "tests.integration.judging:by_letters"}
 NAMES = tiny.CATEGORIES
@@ -25,13 +25,8 @@ NAMES = tiny.CATEGORIES
 
 def settings(folder: Path, *, signal: str = "probe", names: Any = NAMES, **probe: Any) -> dict[str, Any]:
     prompts = folder / "probe.jsonl"
-    rows = [
-        {"id": f"{k}-{i}", "prompt": f"{name} {i}?", "category": name}
-        for k, name in enumerate(names)
-        for i in range(2)
-    ]
     prompts.parent.mkdir(parents=True, exist_ok=True)
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in prompts_by_category(names)))
     options = {
         "every_steps": 2,
         "prompts": {"path": str(prompts)},
