@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from metrics import interval
-from plan import Plan
+from plan import Plan, scores_of_settings
 from results import Results
-from tables import COMPARISONS, values
+from tables import COMPARISONS
 from world import NAMES
 
 COLOURS = (
@@ -21,6 +20,14 @@ COLOURS = (
     "#000000",
     "#999999",
 )  # Okabe and Ito
+COMPARED_SETTINGS = (
+    "dpo",
+    "safe_dpo",
+    "cat_dpo",
+    "cat_dpo probe",
+    "cat_dpo probe, one category",
+    "cat_b_dpo probe",
+)
 FONT = 'font-family="system-ui, sans-serif" font-size="12"'
 
 
@@ -64,7 +71,7 @@ def dot(x: float, y: float, colour: str, *, label: str = "", radius: float = 4.5
 
 def categories_figure(plan: Plan, results: Results) -> str:
     """A line a method: a dot for the mean safe rate of each category, numbered where it is the worst."""
-    left, right, top, row = 150.0, 700.0, 66.0, 26.0
+    left, right, top, row = 210.0, 760.0, 66.0, 26.0
     rates = {
         name: 100 * np.mean([r["figures"]["safe"] for r in results.of("test", name)], axis=0)
         for name in plan.methods
@@ -85,41 +92,37 @@ def categories_figure(plan: Plan, results: Results) -> str:
         parts += [line(place(rate.min()), y, place(rate.max()), y, "#888", 2)]
         parts += [dot(place(x), y, COLOURS[k], label=f"{NAMES[k]}: {x:.1f} %") for k, x in enumerate(rate)]
     for k, name in enumerate(NAMES):
-        x, y = left - 130 + 178 * (k % 4), bottom + 14 + 20 * (k // 4)
+        x, y = 20 + 196 * (k % 4), bottom + 14 + 20 * (k // 4)
         parts += [dot(x, y - 4, COLOURS[k]), text(x + 9, y, name)]
-    return svg(740, bottom + 50, "Safe rate of each harm category, mean over seeds", parts)
+    return svg(800, bottom + 50, "Safe rate of each harm category, mean over seeds", parts)
 
 
 def tradeoff_figure(plan: Plan, results: Results) -> str:
-    """Worst category against helpfulness, with intervals."""
-    found = {
-        name: tuple(interval(values(results, "test", name, figure)) for figure in ("helpful", "worst"))
-        for name in plan.methods
-    }
-    spans = [(min(x[i].low for x in found.values()), max(x[i].high for x in found.values())) for i in (0, 1)]
-    (x_low, x_high), (y_low, y_high) = (
-        (low - 0.08 * (high - low), high + 0.2 * (high - low)) for low, high in spans
-    )
+    """Every setting that was tried: worst category against helpfulness, and the best that can be had at each."""
+    names = [name for name in COMPARED_SETTINGS if name in plan.methods]
+    lowest, bottom = 90.0, 60.0  # what is further down is left out
 
-    def x_place(v: float) -> float:
-        return 70 + 600 * (v - x_low) / (x_high - x_low)
+    def x_place(helpful: float) -> float:
+        return 60 + 480 * (helpful - lowest) / (100 - lowest)
 
-    def y_place(v: float) -> float:
-        return 400 - 350 * (v - y_low) / (y_high - y_low)
+    def y_place(worst: float) -> float:
+        return 400 - 350 * (worst - bottom) / (100 - bottom)
 
-    parts = [line(70, 400, 670, 400, "#888"), line(70, 50, 70, 400, "#888")]
-    parts += [text(x_place(v), 416, f"{v:.1f}", anchor="middle") for v in np.linspace(x_low, x_high, 6)]
-    parts += [text(64, y_place(v) + 4, f"{v:.0f}", anchor="end") for v in np.linspace(y_low, y_high, 6)]
-    parts += [text(370, 436, "helpful answers to benign prompts, %", anchor="middle")]
-    for name, (x, y) in found.items():
-        colour = COLOURS[1] if name in COMPARISONS else COLOURS[0]
-        parts += [
-            line(x_place(x.low), y_place(y.mean), x_place(x.high), y_place(y.mean), colour),
-            line(x_place(x.mean), y_place(y.low), x_place(x.mean), y_place(y.high), colour),
-            dot(x_place(x.mean), y_place(y.mean), colour),
-            text(x_place(x.mean) + 7, y_place(y.mean) - 6, name, fill=colour),
+    parts = [line(60, 400, 540, 400, "#888"), line(60, 50, 60, 400, "#888")]
+    parts += [text(x_place(v), 416, f"{v:.0f}", anchor="middle") for v in np.arange(lowest, 101, 2)]
+    parts += [text(52, y_place(v) + 4, f"{v:.0f}", anchor="end") for v in np.arange(bottom, 101, 10)]
+    parts += [text(300, 436, "helpful answers to benign prompts, %", anchor="middle")]
+    for i, name in enumerate(names):
+        points = [
+            (100 * one["helpful"], 100 * one["worst"]) for one in scores_of_settings(plan, results.rows, name)
         ]
-    return svg(740, 450, "Safe rate of the worst category, %, against helpfulness (95 % intervals)", parts)
+        shown = sorted(p for p in points if p[0] >= lowest and p[1] >= bottom)
+        front = [p for p in shown if not any(q[0] >= p[0] and q[1] > p[1] for q in shown)]
+        path = " ".join(f"{x_place(x):.1f},{y_place(y):.1f}" for x, y in front)
+        parts += [f'<polyline points="{path}" fill="none" stroke="{COLOURS[i]}" stroke-width="2"/>']
+        parts += [dot(x_place(x), y_place(y), COLOURS[i], label=name, radius=3) for x, y in shown]
+        parts += [dot(556, 66 + 22 * i, COLOURS[i]), text(566, 70 + 22 * i, name)]
+    return svg(760, 450, "Safe rate of the worst category, %: every setting, on validation seeds", parts)
 
 
 def margins_figure(results: Results, name: str) -> str:
@@ -138,4 +141,4 @@ def margins_figure(results: Results, name: str) -> str:
         parts += [f'<polyline points="{points}" fill="none" stroke="{COLOURS[k]}" stroke-width="2"/>']
         parts += [dot(580, 60 + 22 * k - 4, COLOURS[k]), text(590, 60 + 22 * k, category)]
     parts += [text(305, 322, "steps", anchor="middle")]
-    return svg(740, 335, f"Margins of {name}, mean over seeds", parts)
+    return svg(800, 335, f"Margins of {name}, mean over seeds", parts)

@@ -134,10 +134,11 @@ BETA_TUNED = (
     "cat_dpo probe",
     "cat_b_dpo probe",
 )
+BETA_TUNED_SUFFIX = ", beta tuned"
 METHODS: dict[str, Method] = {
     # The beta of SimPO is not one of a distance to the reference, which it does not have.
     **{name: method if name == "simpo" else with_given_beta(method) for name, method in _TUNED.items()},
-    **{f"{name}, beta tuned": _TUNED[name] for name in BETA_TUNED},
+    **{name + BETA_TUNED_SUFFIX: _TUNED[name] for name in BETA_TUNED},
 }
 
 

@@ -53,6 +53,7 @@ SUMMARIES = {  # name -> whether more is better
     "gap": False,
     "worst": True,
     "helpful": True,
+    "least_helpful": True,
     "general": True,
     "over_refusal": False,
     "accuracy_gap": False,
@@ -63,7 +64,8 @@ SUMMARIES = {  # name -> whether more is better
 def summary(figures: Mapping[str, Sequence[float] | float]) -> dict[str, float]:
     """The figures of a run in single numbers: the columns of the table.
 
-    variance, gap and worst are over the categories' safe rates. Train-test gaps: accuracy_gap of the reward accuracy,
+    variance, gap and worst are over the categories' safe rates, least_helpful is the topic of fewest helpful answers to
+    benign prompts. Train-test gaps: accuracy_gap of the reward accuracy,
     safe_gap of the mean safe rate.
     """
     safe = np.asarray(figures["safe"])
@@ -73,6 +75,7 @@ def summary(figures: Mapping[str, Sequence[float] | float]) -> dict[str, float]:
         "gap": float(safe.max() - safe.min()),
         "worst": float(safe.min()),
         "helpful": float(np.mean(figures["helpful"])),
+        "least_helpful": float(np.min(figures["helpful"])),
         "general": float(figures["general"]),
         "over_refusal": float(np.mean(figures["refused_benign"])),
         "accuracy_gap": float(np.subtract(figures["train_accuracy"], figures["heldout_accuracy"])),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ablations import ABLATIONS
 from data import Design
-from methods import METHODS
+from methods import BETA_TUNED_SUFFIX, METHODS
 from metrics import summary
 from problem import Sizes
 from train import Budget
@@ -89,10 +89,22 @@ SUBSET = Plan(
 )
 
 
+def with_rare(rare: int) -> Plan:
+    """The study with so many unsafe prompts in a rare category: every method at the given beta, no ablations."""
+    methods = tuple(name for name in METHODS if not name.endswith(BETA_TUNED_SUFFIX))
+    return Plan(methods=methods, ablations=(), design=Design(rare=rare))
+
+
 def score(rows: Iterable[Row]) -> dict[str, float]:
     """Mean summary of some runs."""
     found = [summary(row["figures"]) for row in rows]
     return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+
+def scores_of_settings(plan: Plan, rows: Sequence[Row], name: str) -> list[dict[str, float]]:
+    """Mean summary of every setting of a method on the validation seeds."""
+    of_method = [row for row in rows if row["phase"] == "tune" and row["name"] == name]
+    return [score(row for row in of_method if row["setting"] == i) for i in range(plan.num_settings)]
 
 
 def choose_settings(plan: Plan, rows: Sequence[Row]) -> dict[str, int]:
@@ -101,11 +113,7 @@ def choose_settings(plan: Plan, rows: Sequence[Row]) -> dict[str, int]:
     Helpful enough are settings within `tolerance` of the most helpful setting of plain dpo; where a method has none,
     its most helpful setting is taken. One rule for all methods, dpo too, on the validation seeds alone.
     """
-    scores: dict[str, list[dict[str, float]]] = {}
-    for name in plan.methods:
-        of_method = [row for row in rows if row["phase"] == "tune" and row["name"] == name]
-        by_setting = [[row for row in of_method if row["setting"] == i] for i in range(plan.num_settings)]
-        scores[name] = [score(found) for found in by_setting]
+    scores = {name: scores_of_settings(plan, rows, name) for name in plan.methods}
     floor = max(one["helpful"] for one in scores["dpo"]) - plan.tolerance
     chosen = {}
     for name, found in scores.items():

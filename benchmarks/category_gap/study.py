@@ -2,6 +2,7 @@
 
 `python benchmarks/category_gap/study.py --output DIR` runs everything, or goes on where an earlier call stopped: every
 run appends a line to DIR/results.jsonl. `--subset` takes five minutes and shows that everything works, no more.
+`--rare N` makes another world, for every method at the given beta.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from data import epochs
 from figures import write_figures
 from lanes import in_chunks, over_lanes
 from methods import METHODS, Method, Numbers
-from plan import SUBSET, Plan, Run, choose_settings
+from plan import SUBSET, Plan, Run, choose_settings, with_rare
 from problem import Problem, load_problems
 from results import Results
 from tables import write_tables
@@ -91,11 +92,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of results, tables and figures")
-    parser.add_argument("--subset", action="store_true", help="few methods, settings and seeds")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--subset", action="store_true", help="few methods, settings and seeds")
+    size.add_argument("--rare", type=int, help="unsafe prompts of a rare category, instead of 16")
     parser.add_argument("--devices", type=int, default=2, help="CPU devices to spread runs over, one a core")
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
-    plan = SUBSET if args.subset else Plan()
+    plan = SUBSET if args.subset else Plan() if args.rare is None else with_rare(args.rare)
     study = Study(plan, args.output)
     chosen = study.run()
     write_tables(args.output, plan, study.results, chosen)

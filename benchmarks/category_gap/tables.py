@@ -1,17 +1,18 @@
-"""The study's tables as Markdown: results.md. Every figure is a mean over test seeds with its 95 % interval."""
+"""The study's tables, results.md: means over test seeds with 95 % intervals. And its test runs, runs.csv."""
 
+import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from methods import Numbers
+from methods import BETA_TUNED_SUFFIX, Numbers
 from metrics import SUMMARIES, Interval, interval, summary
-from plan import Plan
+from plan import Plan, Row
 from results import Results
 from world import CATEGORIES, NAMES
 
 BASELINES = ("dpo", "ipo", "safe_dpo", "group_dro", "simpo", "bfpo", "sacpo")
-TUNED = tuple(f"{name}, beta tuned" for name in BASELINES)
+TUNED = tuple(name + BETA_TUNED_SUFFIX for name in BASELINES)
 COMPARISONS = {  # a method, and what it is compared with
     **dict.fromkeys(
         ("cat_dpo", "cat_dpo probe", "cat_dpo both"), (*BASELINES, "cat_dpo probe, one category")
@@ -29,6 +30,7 @@ TITLES = {
     "gap": "gap",
     "worst": "worst category",
     "helpful": "helpful",
+    "least_helpful": "least helpful topic",
     "general": "helpful off topic",
     "over_refusal": "over-refusal",
     "accuracy_gap": "train-test gap, accuracy",
@@ -76,6 +78,17 @@ def write_tables(folder: Path, plan: Plan, results: Results, chosen: dict[str, N
             _summary_table(results, ablated),
         ]
     (folder / "results.md").write_text("\n\n".join(parts) + "\n")
+    _write_runs(folder / "runs.csv", [row for row in results.rows if row["phase"] != "tune"])
+
+
+def _write_runs(path: Path, rows: Sequence[Row]) -> None:
+    """A line for every run on a test seed: its figures, and the safe rate of each category, as shares."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["phase", "name", "seed", *SUMMARIES, *NAMES])
+        for row in rows:
+            shares = [*summary(row["figures"]).values(), *row["figures"]["safe"]]
+            writer.writerow([row["phase"], row["name"], row["seed"], *[f"{x:.5f}" for x in shares]])
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
