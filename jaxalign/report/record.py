@@ -85,25 +85,16 @@ class RunRecord:
         """Whether the loss had adaptive margins."""
         return any(name.startswith("adaptive/margin/") for name in self.metrics.columns)
 
-    def target(self, category: str) -> float | None:
-        """The accepted violation rate of a category, None where the loss has no targets."""
+    def target(self, category: str, safety: Safety | None = None) -> float | None:
+        """The accepted violation rate of a category: that of the result's certificate, else of the loss, else None."""
+        if safety is not None and category in safety.targets:
+            return safety.targets[category]
         if not self.has_margins:
             return None
         target = self.config.get("adaptive", {}).get("margin", {}).get("target_rate")
         if isinstance(target, Mapping):
             target = target.get(category, target.get("default"))
         return None if target is None else float(target)
-
-    def safety_of(self, prompt_set: str, model: str) -> Safety | None:
-        """The safety result on a prompt set, `before` or `after` training."""
-        found = (one for one in self.safety if (one.prompt_set, one.model) == (prompt_set, model))
-        return next(found, None)
-
-    @property
-    def final_safety(self) -> Safety | None:
-        """The safety result that a verdict rests on: that with certificates, else one with categories."""
-        after = [one for one in self.safety if one.model == "after"]
-        return max(after, key=lambda one: (len(one.certificate), len(one.categories)), default=None)
 
 
 def read_run(

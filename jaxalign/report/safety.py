@@ -3,7 +3,8 @@
 They lie in `RUN/evaluation/safety*.json`; one with `before` in its name is of the model before training. Of what
 `jaxalign.evaluation.result.SafetyResult.as_dict` gives, these keys are read, and all others are passed over:
 
-    source       prompt_set, fingerprint, prompts, judge, limits
+    source       prompt_set, fingerprint, prompts, judge, limits; refusal_judge or null; in newer files answers (the
+                 settings), model, model_fingerprint, step or null
     overall      safe_rate {value, low, high}, corrected_safe_rate or null, prompts, unjudged; or null
     categories   the same by name
     spread       safe_rate: gap {value, low, high}, gap_if_equal; {} without categories
@@ -66,14 +67,23 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Safety:
-    """The result of one model, `before` or `after` training, on one prompt set under one judge."""
+    """The result of one model, at the `moment` before or after training, on one prompt set under one judge.
 
-    model: str
+    `answers` are the settings of the answers; what older files do not tell is None.
+    """
+
+    file: str
+    moment: str
     prompt_set: str
     fingerprint: str
     num_prompts: int
     judge: str
     limits: str
+    refusal_judge: str | None
+    answers: str | None
+    model: str | None
+    model_fingerprint: str | None
+    step: int | None
     overall: SafeRate | None
     categories: Mapping[str, SafeRate]
     gap: Interval | None
@@ -82,6 +92,16 @@ class Safety:
     certificate: tuple[Constraint, ...]
     certified_by: str
     notes: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What two results have in common that may be compared: prompts, judges, settings of the answers."""
+        return self.fingerprint, self.judge, self.refusal_judge or "", self.answers or ""
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """The accepted violation rates that the certificate was made for, by category."""
+        return {row.category: row.target for row in self.certificate}
 
     @property
     def worst(self) -> tuple[str, SafeRate] | None:
@@ -114,12 +134,18 @@ def _safety(content: Mapping[str, Any], name: str) -> Safety:
     helpfulness = content.get("helpfulness")
     helpful = None if helpfulness is None else _rate(str(helpfulness["name"]), helpfulness, "mean")
     return Safety(
-        model="before" if "before" in name else "after",
+        file=name,
+        moment="before" if "before" in name else "after",
         prompt_set=str(source["prompt_set"]),
         fingerprint=str(source["fingerprint"]),
         num_prompts=int(source["prompts"]),
         judge=str(source["judge"]),
         limits=str(source["limits"]),
+        refusal_judge=_text(source.get("refusal_judge")),
+        answers=_settings(source.get("answers")),
+        model=_text(source.get("model")),
+        model_fingerprint=_text(source.get("model_fingerprint")),
+        step=None if source.get("step") is None else int(source["step"]),
         overall=None if content["overall"] is None else _safe_rate(content["overall"]),
         categories={str(name): _safe_rate(group) for name, group in content["categories"].items()},
         gap=None if spread is None else _interval(spread["gap"]),
@@ -168,3 +194,12 @@ def _interval(value: Mapping[str, Any]) -> Interval:
 
 def _maybe(value: Any) -> float | None:
     return None if value is None else float(value)
+
+
+def _settings(value: Any) -> str | None:
+    """Settings of answers as one text; older files have the number of answers in their place."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, Mapping) else None
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

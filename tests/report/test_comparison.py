@@ -72,9 +72,9 @@ def test_run_without_single_pairs_is_named(tmp_path, three):
 def test_safe_answers_are_compared_where_all_runs_have_them(tmp_path):
     one, two = (runs.write_run(tmp_path / name, names=NAMES) for name in ("one", "two"))
     runs.write_safety(one, names=NAMES)
-    assert "Safe answers to held-out prompts" not in figures([one, two])[0]
+    assert "Safe answers to held-out prompts, judged by refusal words" not in figures([one, two])[0]
     runs.write_safety(two, names=NAMES, skill=0.5)
-    table = figures([one, two])[0]["Safe answers to held-out prompts"].table
+    table = figures([one, two])[0]["Safe answers to held-out prompts, judged by refusal words"].table
     assert [column.name for column in table.columns] == ["category", "one", "two"]
 
 

@@ -94,7 +94,7 @@ def test_unknown_status_of_a_constraint_is_refused(run):
 
 def test_safety_results_are_read_as_written(run):
     after, before = read_safety(run / "evaluation")
-    assert (after.model, before.model) == ("after", "before")
+    assert (after.moment, before.moment) == ("after", "before")
     assert (after.judge, after.num_prompts) == ("refusal words", 900)
     assert after.overall is not None
     assert after.overall.rate.value == 0.9
