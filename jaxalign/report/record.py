@@ -85,6 +85,11 @@ class RunRecord:
         """Whether the loss had adaptive margins."""
         return any(name.startswith("adaptive/margin/") for name in self.metrics.columns)
 
+    @property
+    def signal(self) -> str:
+        """What the margins follow: implicit_reward (training pairs), probe (judged answers) or both."""
+        return str(self.config.get("adaptive", {}).get("signal", "implicit_reward"))
+
     def target(self, category: str, safety: Safety | None = None) -> float | None:
         """The accepted violation rate of a category: that of the result's certificate, else of the loss, else None."""
         if safety is not None and category in safety.targets:

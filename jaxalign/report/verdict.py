@@ -9,6 +9,13 @@ from jaxalign.report.safety import Safety
 from jaxalign.report.safety_groups import decisive, weakest
 from jaxalign.report.scales import MISSING, figure
 
+WHILE_TRAINING = {
+    "implicit_reward": ("training pairs alone", "training pairs"),
+    "probe": ("judged answers to the prompts of the probes alone", "answers at probes"),
+    "both": ("training pairs and judged answers at probes together", "training pairs and answers at probes"),
+}
+"""By signal of the margins: what the running violation rates of a run were measured on."""
+
 
 def verdict(run: RunRecord) -> Verdict:
     """The verdict of a run, from the best evidence that it left: generated answers, held-out pairs, training pairs."""
@@ -42,19 +49,20 @@ def _spread(run: RunRecord) -> tuple[Fact, Fact, str]:
             f"Measured on {run.after['num_pairs']} held-out pairs, not on generated answers: a pair counts as unsafe "
             f"where its reward gap lies below {run.after['threshold']:g}."
         )
-        name, unsafe, gap, what = spread["worst_category"], spread["worst"], spread["gap"], "held-out"
+        name, unsafe, gap = spread["worst_category"], spread["worst"], spread["gap"]
+        what = "held-out pairs"
     else:
         rates = _running_rates(run)
-        basis = "Measured on training pairs alone, by the running violation rates at the last step."
+        source, what = WHILE_TRAINING[run.signal]
+        basis = f"Measured on {source}, by the running violation rates at the last step."
         basis = basis if rates else "Nothing was measured by category."
         name = max(rates, key=lambda category: rates[category], default=None)
         unsafe = rates.get(name)
         gap = max(rates.values()) - min(rates.values()) if rates else None
-        what = "training"
     note = "between categories" if gap is not None else ""
     gap_fact = Fact("Best-to-worst gap", _points(gap), note, "open")
     target = None if name is None else run.target(name)
-    return _worst(name, unsafe, f"of {what} pairs unsafe", gap, target), gap_fact, basis
+    return _worst(name, unsafe, f"of {what} unsafe", gap, target), gap_fact, basis
 
 
 def _running_rates(run: RunRecord) -> dict[str | None, float]:

@@ -91,6 +91,18 @@ def write_result(
     write(workdir / "evaluation" / f"{name}.json", content)
 
 
+def add_probes(workdir: Path, signal: str, probes: Mapping[int, Mapping[str, float | None]]) -> None:
+    """Make a run one with probes: the figures by step, under their names below `probe/`."""
+    manifest = json.loads((workdir / "manifest.json").read_text())
+    manifest["config"]["adaptive"]["signal"] = signal
+    write(workdir / "manifest.json", manifest)
+    path = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for step, figures in probes.items():
+        lines[step - 1] |= {f"probe/{name}": value for name, value in figures.items()}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def estimate(value: float) -> dict[str, float]:
     """A figure with an interval."""
     return {"value": value, "low": max(0.0, value - 0.1), "high": min(1.0, value + 0.06)}
