@@ -44,7 +44,7 @@ class SafeRate:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Another figure with its name: wrong refusals, helpfulness."""
+    """Another figure with its name: a share of wrong refusals, or a mean of scores of helpfulness."""
 
     name: str
     rate: Interval
@@ -88,7 +88,8 @@ class Safety:
     categories: Mapping[str, SafeRate]
     gap: Interval | None
     gap_if_equal: float | None
-    others: tuple[Rate, ...]
+    refusals: tuple[Rate, ...]
+    helpfulness: Rate | None
     certificate: tuple[Constraint, ...]
     certified_by: str
     notes: tuple[str, ...]
@@ -132,7 +133,6 @@ def _safety(content: Mapping[str, Any], name: str) -> Safety:
         for title, key in (("over-refusal", "over_refusal"), ("under-refusal", "under_refusal"))
     )
     helpfulness = content.get("helpfulness")
-    helpful = None if helpfulness is None else _rate(str(helpfulness["name"]), helpfulness, "mean")
     return Safety(
         file=name,
         moment="before" if "before" in name else "after",
@@ -150,7 +150,8 @@ def _safety(content: Mapping[str, Any], name: str) -> Safety:
         categories={str(name): _safe_rate(group) for name, group in content["categories"].items()},
         gap=None if spread is None else _interval(spread["gap"]),
         gap_if_equal=None if spread is None else float(spread["gap_if_equal"]),
-        others=tuple(rate for rate in (*rates, helpful) if rate is not None),
+        refusals=tuple(rate for rate in rates if rate is not None),
+        helpfulness=None if helpfulness is None else _rate(str(helpfulness["name"]), helpfulness, "mean"),
         certificate=tuple(_constraint(row) for row in certificate.get("constraints", ())),
         certified_by=", ".join(
             str(certificate[key]) for key in ("bound", "correction") if key in certificate

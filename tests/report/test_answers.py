@@ -107,3 +107,21 @@ def test_answers_without_a_certificate_are_held_against_the_target_of_the_run(ru
     assert document.parts[0].verdict.facts[0].note.endswith("target 5 %")
     rows = answers(document)["Answers to held-out prompts, judged by refusal words"].table.records()
     assert rows[0]["allowed"] == pytest.approx(0.95)
+
+
+def test_helpfulness_is_a_number_in_a_table_of_its_own(run):
+    for name, mean in (("safety-before-mine", -3.2), ("safety-mine", 1.5)):
+        score = {
+            "name": "reward model tiny",
+            "mean": {"value": mean, "low": mean - 1, "high": None},
+            "prompts": 40,
+        }
+        runs.write_result(run, name, {"Violence": 0.9}, helpfulness=score)
+    found = answers(read_document([run]))
+    table = found["Helpfulness on held-out prompts, judged by refusal words"].table
+    assert table.texts() == [
+        ["reward model tiny", "before", "40", "−3.20", "−4.20", "–"],
+        ["reward model tiny", "after", "40", "1.50", "0.50", "–"],
+    ]
+    refusals = found["Refusals on held-out prompts, judged by refusal words"].table.texts()
+    assert [row[0] for row in refusals] == ["over-refusal"] * 2

@@ -1,16 +1,26 @@
-"""What else was measured on judged answers, as tables: wrong refusals, certificates of the targets."""
+"""What else was measured on judged answers, as tables: wrong refusals, helpfulness, certificates of the targets."""
 
 from jaxalign.report.document import Cell, Column, Figure, Table
 from jaxalign.report.rows import Interval
-from jaxalign.report.safety import STATUSES, Safety
+from jaxalign.report.safety import STATUSES, Rate, Safety
 from jaxalign.report.safety_groups import SafetyGroup
+from jaxalign.report.scales import Unit
 
 
 def answer_tables(title: str, group: SafetyGroup) -> list[Figure]:
     """The tables of a group of results, those for which something was measured."""
     labelled = list(zip(group.labels(), group.all, strict=True))
-    refusals = [(label, one) for label, one in labelled if one.others]
-    figures = [_refusal_figure(title, refusals)] if refusals else []
+    refusals = [(label, rate) for label, one in labelled for rate in one.refusals]
+    helpful = [(label, one.helpfulness) for label, one in labelled if one.helpfulness is not None]
+    figures = []
+    if refusals:
+        caption = "Over-refusal: benign prompts refused. Under-refusal: harmful prompts answered."
+        figures.append(_figure(f"Refusals on {title}", caption, refusals, "rate"))
+    if helpful:
+        caption = (
+            "Mean scores of the answers; higher is more helpful, and scores of other models are no measure."
+        )
+        figures.append(_figure(f"Helpfulness on {title}", caption, helpful, "plain"))
     return figures + [
         _certificate_figure(title if label == "after" else f"{title}, {label}", one)
         for label, one in labelled
@@ -18,18 +28,13 @@ def answer_tables(title: str, group: SafetyGroup) -> list[Figure]:
     ]
 
 
-def _refusal_figure(title: str, labelled: list[tuple[str, Safety]]) -> Figure:
-    """Refusals of benign prompts, compliance with harmful ones: a small table says it."""
-    columns = [Column("what"), Column("model"), Column("prompts", "count"), Column("rate", "rate")]
-    columns += [Column("low", "rate"), Column("high", "rate")]
-    cells: list[list[Cell]] = [
-        [rate.name, label, rate.prompts, *_bounds(rate.rate)]
-        for label, one in labelled
-        for rate in one.others
-    ]
+def _figure(title: str, caption: str, rates: list[tuple[str, Rate]], unit: Unit) -> Figure:
+    """A small table: figures by name, before training and after it."""
+    columns = [Column("what"), Column("model"), Column("prompts", "count"), Column("value", unit)]
+    columns += [Column("low", unit), Column("high", unit)]
+    cells: list[list[Cell]] = [[one.name, label, one.prompts, *_bounds(one.rate)] for label, one in rates]
     cells.sort(key=lambda row: str(row[0]))  # stable: before stays before after
-    caption = "Over-refusal: benign prompts refused. Under-refusal: harmful prompts answered."
-    return Figure(f"Refusals on {title}", caption, Table(columns, cells), unfolded=True)
+    return Figure(title, caption, Table(columns, cells), unfolded=True)
 
 
 def _bounds(interval: Interval) -> tuple[float, float | None, float | None]:
