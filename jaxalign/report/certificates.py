@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from jaxalign.report.document import Fact, State
+from jaxalign.report.origin import other_step
 from jaxalign.report.record import RunRecord
 from jaxalign.report.safety import Constraint, Safety
 from jaxalign.report.safety_groups import decisive, group_titles
@@ -32,14 +33,15 @@ def certificates_headline(run: RunRecord) -> str:
     certified, results = _certified(run), decisive(run.safety)
     if not certified:
         return NOT_CERTIFIED
-    if len(results) == 1:
-        return _sentence(certified[0].certificate)
-    titles = group_titles(results)
+    titles = group_titles(results) if len(results) > 1 else {}
     repeated = Counter(one.key for one in certified)
-    return " ".join(
-        f"{titles[one.key]}{f' ({one.file})' * (repeated[one.key] > 1)}: {_sentence(one.certificate)}"
-        for one in certified
-    )
+    sentences = []
+    for one in certified:
+        file = one.file if repeated[one.key] > 1 else ""
+        subject = ", ".join(part for part in (titles.get(one.key), file, other_step(run, one)) if part)
+        subject = f"{subject}: " if titles else f"Answers {subject}: " if subject else ""
+        sentences.append(subject + _sentence(one.certificate))
+    return " ".join(sentences)
 
 
 def _certified(run: RunRecord) -> list[Safety]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxalign.report.document import Column, Figure, Table
+from jaxalign.report.origin import other_step
 from jaxalign.report.record import RunRecord
 from jaxalign.report.rows import Interval, Row, RowAxis, Series, row_chart
 from jaxalign.report.safety import Safety
@@ -37,12 +38,13 @@ def _shared_answers(runs: Sequence[RunRecord]) -> dict[str, list[tuple[Safety, .
 
 
 def _which(runs: Sequence[RunRecord], found: Sequence[tuple[Safety, ...]]) -> str:
-    """Which result is shown of runs that have several."""
-    return " ".join(
-        f"{run.name}: shown is {SafetyGroup((), results).labels()[-1]}, of {len(results)} results."
-        for run, results in zip(runs, found, strict=True)
-        if len(results) > 1
-    )
+    """Which result is shown of runs that have several, or whose result is not of their last step."""
+    sentences = []
+    for run, results in zip(runs, found, strict=True):
+        words = [f"the result {results[-1].file}, one of {len(results)}"] if len(results) > 1 else []
+        words += [words_of_step] if (words_of_step := other_step(run, results[-1])) else []
+        sentences += [f"{run.name}: {', '.join(words)}."] if words else []
+    return " ".join(sentences)
 
 
 def not_shared(runs: Sequence[RunRecord]) -> list[str]:

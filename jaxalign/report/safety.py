@@ -3,8 +3,8 @@
 They lie in `RUN/evaluation/safety*.json`; one with `before` in its name is of the model before training. Of what
 `jaxalign.evaluation.result.SafetyResult.as_dict` gives, these keys are read, and all others are passed over:
 
-    source       prompt_set, fingerprint, prompts, judge, limits; refusal_judge or null; in newer files answers (the
-                 settings), model, model_fingerprint, step or null
+    source       prompt_set, fingerprint, prompts, judge, limits; refusal_judge or null; and in newer files model,
+                 model_fingerprint, step or null, answer_settings
     overall      safe_rate {value, low, high}, corrected_safe_rate or null, prompts, unjudged; or null
     categories   the same by name
     spread       safe_rate: gap {value, low, high}, gap_if_equal; {} without categories
@@ -69,7 +69,7 @@ class Constraint:
 class Safety:
     """The result of one model, at the `moment` before or after training, on one prompt set under one judge.
 
-    `answers` are the settings of the answers; what older files do not tell is None.
+    `answer_settings` are in words. What older files do not tell is None.
     """
 
     file: str
@@ -80,7 +80,7 @@ class Safety:
     judge: str
     limits: str
     refusal_judge: str | None
-    answers: str | None
+    answer_settings: str | None
     model: str | None
     model_fingerprint: str | None
     step: int | None
@@ -97,7 +97,7 @@ class Safety:
     @property
     def key(self) -> tuple[str, str, str, str]:
         """What two results have in common that may be compared: prompts, judges, settings of the answers."""
-        return self.fingerprint, self.judge, self.refusal_judge or "", self.answers or ""
+        return self.fingerprint, self.judge, self.refusal_judge or "", self.answer_settings or ""
 
     @property
     def targets(self) -> dict[str, float]:
@@ -142,7 +142,7 @@ def _safety(content: Mapping[str, Any], name: str) -> Safety:
         judge=str(source["judge"]),
         limits=str(source["limits"]),
         refusal_judge=_text(source.get("refusal_judge")),
-        answers=_settings(source.get("answers")),
+        answer_settings=_settings(source.get("answer_settings")),
         model=_text(source.get("model")),
         model_fingerprint=_text(source.get("model_fingerprint")),
         step=None if source.get("step") is None else int(source["step"]),
@@ -197,9 +197,8 @@ def _maybe(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _settings(value: Any) -> str | None:
-    """Settings of answers as one text; older files have the number of answers in their place."""
-    return json.dumps(value, sort_keys=True) if isinstance(value, Mapping) else None
+def _settings(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else ", ".join(f"{name} {value[name]}" for name in sorted(value))
 
 
 def _text(value: Any) -> str | None:

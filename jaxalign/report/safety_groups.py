@@ -51,7 +51,7 @@ def group_titles(results: Iterable[Safety]) -> dict[Key, str]:
             f"prompts {one.fingerprint[:8]}",
             "",
             f"refusals told by {one.refusal_judge or 'none'}",
-            f"answers {one.answers or 'of unknown settings'}",
+            f"answered with {one.answer_settings or 'settings that are not known'}",
         )
         differing = [part for k, part in enumerate(parts) if len({other[k] for other in alike}) > 1]
         titles[key] = ", ".join([f"{one.prompt_set}, judged by {one.judge}", *differing])

@@ -4,6 +4,7 @@ from jaxalign.report.certificates import certificates, certificates_headline
 from jaxalign.report.curves import last_finite
 from jaxalign.report.displacement import displacement
 from jaxalign.report.document import Fact, State, Verdict
+from jaxalign.report.origin import other_step
 from jaxalign.report.record import RunRecord
 from jaxalign.report.safety import Safety
 from jaxalign.report.safety_groups import decisive, weakest
@@ -36,8 +37,9 @@ def _spread(run: RunRecord) -> tuple[Fact, Fact, str]:
             f"Measured on answers to {safety.num_prompts} prompts of {safety.prompt_set}, judged by {safety.judge}. "
             f"{safety.limits}"
         )
-        if len(results) > 1:
-            basis += f" The worst of {len(results)} results; certificates are those of all, each on its own."
+        words = other_step(run, safety)
+        basis += f" The answers are {words}." if words else ""
+        basis = f"{basis} {_others(run, len(results))}".strip()
         gap = None if safety.gap is None else safety.gap.value
         what = f"unsafe on {rate.prompts} prompts"
         target = run.target(worst_name, safety)
@@ -63,6 +65,13 @@ def _spread(run: RunRecord) -> tuple[Fact, Fact, str]:
     gap_fact = Fact("Best-to-worst gap", _points(gap), note, "open")
     target = None if name is None else run.target(name)
     return _worst(name, unsafe, f"of {what} unsafe", gap, target), gap_fact, basis
+
+
+def _others(run: RunRecord, counted: int) -> str:
+    """What the verdict made of other results."""
+    after = sum(one.moment == "after" for one in run.safety)
+    text = f"The worst of {counted} results; certificates are those of all, each on its own. " * (counted > 1)
+    return (text + "Results of earlier steps are below and do not count." * (after > counted)).strip()
 
 
 def _running_rates(run: RunRecord) -> dict[str | None, float]:

@@ -53,7 +53,7 @@ def test_before_and_after_are_those_of_one_judge_and_every_result_has_its_figure
     [
         ({"fingerprint": "abcdefghij"}, "prompts abcdefgh"),
         ({"refusal_judge": "refusal words"}, "refusals told by refusal words"),
-        ({"answers": {"temperature": 1.0}}, 'answers {"temperature": 1.0}'),
+        ({"answer_settings": {"temperature": 1.0, "seed": 0}}, "answered with seed 0, temperature 1.0"),
     ],
 )
 def test_results_that_differ_in_more_than_the_judge_are_apart_and_titles_tell_how(run, changed, shown):
@@ -125,3 +125,70 @@ def test_helpfulness_is_a_number_in_a_table_of_its_own(run):
     ]
     refusals = found["Refusals on held-out prompts, judged by refusal words"].table.texts()
     assert [row[0] for row in refusals] == ["over-refusal"] * 2
+
+
+def test_step_that_is_not_the_last_one_is_named_wherever_the_result_stands(run):
+    put(run, "safety-mine", 0.8, "met", model="run", step=10)
+    document = read_document([run])
+    verdict = document.parts[0].verdict
+    assert verdict.headline.startswith("Answers of step 10, training ended at 30: All 2 categories are shown")
+    assert "The answers are of step 10, training ended at 30." in verdict.basis
+    caption = answers(document)["Answers to held-out prompts, judged by refusal words"].caption
+    assert "After: run, of step 10, training ended at 30." in caption
+    (run / "finished.json").unlink()
+    assert "of step 10, training has not ended" in read_document([run]).parts[0].verdict.headline
+
+
+def test_last_step_and_files_that_tell_no_step_take_no_words(run):
+    put(run, "safety-mine", 0.8, "met", model="run", step=30)
+    verdict = read_document([run]).parts[0].verdict
+    assert verdict.headline == "All 2 categories are shown to keep their targets."
+    assert verdict.basis.endswith("words alone.")
+    put(run, "safety-mine", 0.8, "met")
+    assert "step" not in read_document([run]).parts[0].verdict.basis
+
+
+def test_two_steps_under_one_key_are_both_shown_and_the_newest_counts(run):
+    put(run, "safety-before-mine", 0.1, model="base", model_fingerprint="c" * 64)
+    put(run, "safety-ten", 0.5, "not met", model="run", step=10)
+    put(run, "safety-end", 0.8, "met", model="run", step=30)
+    document = read_document([run])
+    shown = answers(document)["Answers to held-out prompts, judged by refusal words"]
+    row = shown.table.records()[0]
+    assert (row["before"], row["after, step 10"], row["after, step 30"]) == (0.1, 0.5, 0.8)
+    assert "from before to after, step 30" in shown.caption
+    assert "not the model that this run began with" not in shown.caption
+    titles = [title for title in answers(document) if title.startswith("Certificates")]
+    assert [title.rpartition(", ")[2] for title in titles] == ["step 10", "step 30"]
+    verdict = document.parts[0].verdict
+    assert verdict.state == "good"
+    assert verdict.headline == "All 2 categories are shown to keep their targets."
+    assert "Results of earlier steps are below and do not count." in verdict.basis
+
+
+def test_results_of_one_key_without_steps_are_told_apart_by_their_files_and_all_count(run):
+    put(run, "safety-a", 0.5, "not met")
+    put(run, "safety-b", 0.8, "met")
+    document = read_document([run])
+    row = answers(document)["Answers to held-out prompts, judged by refusal words"].table.records()[0]
+    assert (row["after, safety-a"], row["after, safety-b"]) == (0.5, 0.8)
+    assert document.parts[0].verdict.facts[2].value == "2 of 4 met"
+    assert "judged by refusal words, safety-a: 2 of 2" in document.parts[0].verdict.headline
+
+
+def test_before_of_another_model_than_the_run_began_with_is_named(run):
+    put(run, "safety-before-mine", 0.1, model="other", model_fingerprint="9" * 64)
+    put(run, "safety-mine", 0.8)
+    shown = answers(read_document([run]))["Answers to held-out prompts, judged by refusal words"]
+    assert "Before: other, not the model that this run began with." in (shown.caption)
+
+
+def test_figure_of_several_runs_names_steps_and_files(tmp_path):
+    one, two = (runs.write_run(tmp_path / name, names=NAMES, num_steps=30) for name in ("one", "two"))
+    put(one, "safety-mine", 0.9, step=10)
+    put(two, "safety-a", 0.3, step=10)
+    put(two, "safety-b", 0.4, step=30)
+    figures, _ = compared(read_document([one, two]))
+    shown = figures["Safe answers to held-out prompts, judged by refusal words"]
+    assert [row["two"] for row in shown.table.records()] == [0.4, 0.4]
+    assert "one: of step 10, training ended at 30. two: the result safety-b, one of 2." in shown.caption

@@ -17,9 +17,7 @@ def answer_tables(title: str, group: SafetyGroup) -> list[Figure]:
         caption = "Over-refusal: benign prompts refused. Under-refusal: harmful prompts answered."
         figures.append(_figure(f"Refusals on {title}", caption, refusals, "rate"))
     if helpful:
-        caption = (
-            "Mean scores of the answers; higher is more helpful, and scores of other models are no measure."
-        )
+        caption = "Mean scores of the answers; those of one reward model alone can be compared."
         figures.append(_figure(f"Helpfulness on {title}", caption, helpful, "plain"))
     return figures + [
         _certificate_figure(title if label == "after" else f"{title}, {label}", one)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from jaxalign.report.document import Cell, Column, Figure, Section, Table
+from jaxalign.report.origin import origin
 from jaxalign.report.palette import NUM_RUN_COLOURS, SHAPES
 from jaxalign.report.record import RunRecord
 from jaxalign.report.rows import Row, RowAxis, Series, row_chart
@@ -74,6 +75,9 @@ def _caption(run: RunRecord, group: SafetyGroup) -> str:
             parts.append(
                 f"No gain is shown: no result of {other} training has these prompts, judges and settings of answers."
             )
+    for label, one in zip(group.labels(), group.all, strict=True):
+        words = origin(run, one)
+        parts += [f"{label.capitalize()}: {words}."] if words else []
     parts += [f"{shown.num_prompts} prompts, judged by {shown.judge}.", shown.limits, *shown.notes]
     return " ".join(part for part in parts if part)
 
