@@ -9,15 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxalign.errors import JaxalignError
+from jaxalign.report.files import Finished, MutualInformation, Preference, ReportError, read_checked
 from jaxalign.report.rows import Interval
 from jaxalign.report.safety import Safety, read_safety
 
 log = logging.getLogger(__name__)
-
-
-class ReportError(JaxalignError, ValueError):
-    """A file of a run that a report cannot be made from."""
 
 
 @dataclass(frozen=True)
@@ -113,17 +109,17 @@ def read_run(
     Raises ReportError for damaged files.
     """
     folder = workdir / "evaluation"
-    finished = _read_json(workdir / "finished.json")
-    before, after = (_read_report(folder / f"{moment}.json") for moment in ("before", "after"))
+    finished = read_checked(workdir / "finished.json", Finished)
+    before, after = (read_checked(folder / f"{moment}.json", Preference) for moment in ("before", "after"))
     return RunRecord(
         name=name,
         manifest=manifest,
         metrics=read_metrics(workdir / "metrics.jsonl"),
-        finished_step=None if finished is None else finished.get("step"),
+        finished_step=None if finished is None else finished["step"],
         before=before,
         after=after,
         pairs=None if after is None else summarise(folder, after["threshold"]),
-        mutual_information=_read_json(folder / "mutual_information.json"),
+        mutual_information=read_checked(folder / "mutual_information.json", MutualInformation),
         safety=read_safety(folder),
     )
 
@@ -159,28 +155,3 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else np.nan
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReportError(f"{path} is damaged ({error}); remove it, or make it again") from error
-    if not isinstance(value, dict):
-        raise ReportError(
-            f"{path}: expected an object, got {type(value).__name__}; remove it, or make it again"
-        )
-    return value
-
-
-def _read_report(path: Path) -> dict[str, Any] | None:
-    """Preference figures, with what every page reads of them there."""
-    report = _read_json(path)
-    missing = {"num_pairs", "beta", "threshold", "overall", "categories", "spread"} - (report or {}).keys()
-    if report is not None and missing:
-        raise ReportError(
-            f"{path} lacks {', '.join(sorted(missing))}: it has no preference figures; remove it, or make it again"
-        )
-    return report

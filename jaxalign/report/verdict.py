@@ -45,8 +45,8 @@ def _spread(run: RunRecord) -> tuple[Fact, Fact, str]:
         target = run.target(worst_name, safety)
         worst = _worst(worst_name, 1 - rate.rate.value, what, gap, target)
         return worst, _gap_of_answers(safety), basis
-    if run.after is not None and run.after["spread"]:
-        spread = run.after["spread"]["violation_rate"]
+    spread = None if run.after is None else run.after["spread"].get("violation_rate")
+    if run.after is not None and spread is not None:
         basis = (
             f"Measured on {run.after['num_pairs']} held-out pairs, not on generated answers: a pair counts as unsafe "
             f"where its reward gap lies below {run.after['threshold']:g}."

@@ -10,7 +10,8 @@ from jaxalign.config import ConfigError
 from jaxalign.errors import JaxalignError
 from jaxalign.evaluation.heldout_pairs import HeldoutPairsError
 from jaxalign.evaluation.safety import evaluate_answers
-from jaxalign.report.record import ReportError, read_metrics
+from jaxalign.report.files import ReportError
+from jaxalign.report.record import read_metrics
 from jaxalign.report.safety import SafetyFileError, read_safety
 from jaxalign.run.report import read_document, report, run_names
 from tests.evaluation import judged
@@ -78,6 +79,42 @@ def test_damaged_line_is_named(tmp_path, damaged):
 def test_damaged_file_is_named_with_the_remedy(run, name, text, message):
     (run / "evaluation" / name).write_text(text)
     with pytest.raises(JaxalignError, match=message):
+        read_document([run])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "after.json",
+            {"categories": {"Drugs": {}}},
+            "lacks categories.Drugs.accuracy, categories.Drugs.pairs;",
+        ),
+        ("after.json", {"beta": None}, "holds None as beta: Input should be a valid number;"),
+        ("before.json", {"threshold": "0"}, "holds '0' as threshold: Input should be a valid number;"),
+        ("after.json", {"spread": {"violation_rate": {"gap": 0.1}}}, "lacks spread.violation_rate.worst, "),
+        ("mutual_information.json", None, "lacks categories, chosen_weight, counts, edges, overall;"),
+        ("mutual_information.json", {"counts": [[1]]}, "the table of counts does not fit 25 edges"),
+        (
+            "mutual_information.json",
+            {"chosen_weight": {"edges": [0.0], "counts": [1]}},
+            "1 edges do not fit 1 counts",
+        ),
+    ],
+)
+def test_part_of_a_file_that_is_missing_or_wrong_is_named(run, name, changes, message):
+    path = run / "evaluation" / name
+    runs.write(path, {} if changes is None else json.loads(path.read_text()) | changes)
+    with pytest.raises(ReportError) as error:
+        read_document([run])
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+    assert str(error.value).endswith("; remove it, or make it again")
+
+
+def test_finished_without_a_step_is_refused(run):
+    runs.write(run / "finished.json", {})
+    with pytest.raises(ReportError, match=r"finished\.json lacks step; remove it"):
         read_document([run])
 
 
