@@ -1,6 +1,7 @@
 """The other formats, and the command."""
 
 import json
+import logging
 import re
 import struct
 import sys
@@ -55,6 +56,19 @@ def test_picture_is_as_wide_as_it_says(marked, tmp_path):
     width, height = struct.unpack(">II", content[16:24])
     assert width == 2 * (760 + 64)
     assert height > 4 * width
+
+
+def test_characters_without_a_font_are_named_once(tmp_path, caplog, recwarn):
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'jaxalign[report]'")
+    names = ("\U00013000\U00013001", "\U00013001")  # hieroglyphs
+    workdir = runs.write_run(tmp_path / "run", names=names)
+    with caplog.at_level(logging.WARNING):
+        report([workdir], tmp_path / "report.png")
+    (line,) = [record.getMessage() for record in caplog.records if "no font for" in record.getMessage()]
+    assert line.startswith(
+        "no font for \U00013000 \U00013001: the picture shows boxes instead; install a font"
+    )
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
 def test_picture_without_matplotlib_says_what_to_install(marked, tmp_path, monkeypatch):
