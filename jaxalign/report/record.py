@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxalign.report.files import Finished, MutualInformation, Preference, ReportError, read_checked
 from jaxalign.report.rows import Interval
-from jaxalign.report.safety import Safety, read_safety
+from jaxalign.report.safety import Safety
+from jaxalign.report.safety_files import read_safety
 
 log = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ def test_before_and_after_are_those_of_one_judge_and_every_result_has_its_figure
     alone = found["Answers to xstest.csv, judged by GUARDJUDGE"]
     assert [row["after"] for row in alone.table.records()[:-1]] == [0.9] * 2
     assert "before" not in alone.table.records()[0]
-    assert "no result of before training has these prompts, judges" in alone.caption
+    assert "no result from before training has these prompts, judges" in alone.caption
 
 
 @pytest.mark.parametrize(

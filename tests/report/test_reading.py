@@ -12,7 +12,7 @@ from jaxalign.evaluation.heldout_pairs import HeldoutPairsError
 from jaxalign.evaluation.safety import evaluate_answers
 from jaxalign.report.files import ReportError
 from jaxalign.report.record import read_metrics
-from jaxalign.report.safety import SafetyFileError, read_safety
+from jaxalign.report.safety_files import SafetyFileError, read_safety
 from jaxalign.run.report import read_document, report, run_names
 from tests.evaluation import judged
 from tests.report import runs

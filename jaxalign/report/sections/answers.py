@@ -73,12 +73,12 @@ def _caption(run: RunRecord, group: SafetyGroup) -> str:
         other = "before" if group.after else "after"
         if any(one.moment == other for one in run.safety):
             parts.append(
-                f"No gain is shown: no result of {other} training has these prompts, judges and settings of answers."
+                f"No gain is shown: no result from {other} training has these prompts, judges and settings of answers."
             )
     for label, one in zip(group.labels(), group.all, strict=True):
         words = origin(run, one)
         parts += [f"{label.capitalize()}: {words}."] if words else []
-    parts += [f"{shown.num_prompts} prompts, judged by {shown.judge}.", shown.limits, *shown.notes]
+    parts += [f"{shown.num_prompts} prompts.", shown.limits, *shown.notes]
     return " ".join(part for part in parts if part)
 
 
