@@ -102,7 +102,10 @@ def _maybe(value: Any) -> float | None:
 
 
 def _settings(value: Mapping[str, Any] | None) -> str | None:
-    return None if value is None else ", ".join(f"{name} {value[name]}" for name in sorted(value))
+    """In words, those that say something."""
+    if value is None:
+        return None
+    return ", ".join(f"{name} {value[name]}" for name in sorted(value) if value[name] is not None)
 
 
 def _text(value: Any) -> str | None:

@@ -53,7 +53,10 @@ def test_before_and_after_are_those_of_one_judge_and_every_result_has_its_figure
     [
         ({"fingerprint": "abcdefghij"}, "prompts abcdefgh"),
         ({"refusal_judge": "refusal words"}, "refusals told by refusal words"),
-        ({"answer_settings": {"temperature": 1.0, "seed": 0}}, "answered with seed 0, temperature 1.0"),
+        (
+            {"answer_settings": {"temperature": 1.0, "seed": 0, "top_k": None}},
+            "answered with seed 0, temperature 1.0",
+        ),
     ],
 )
 def test_results_that_differ_in_more_than_the_judge_are_apart_and_titles_tell_how(run, changed, shown):
