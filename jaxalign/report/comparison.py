@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from jaxalign.report.compared_categories import category_figures, not_shared
 from jaxalign.report.curves import running_mean
 from jaxalign.report.displacement import displacement
 from jaxalign.report.document import Column, Figure, Section, Table, Verdict
@@ -12,7 +12,6 @@ from jaxalign.report.palette import NUM_RUN_COLOURS, SHAPES
 from jaxalign.report.record import RunRecord
 from jaxalign.report.rows import Interval, Row, RowAxis, Series, row_chart
 from jaxalign.report.scales import MISSING, Unit, domain, figure
-from jaxalign.report.sections.answers import lower_end
 from jaxalign.report.sections.settings import flat_settings
 from jaxalign.report.svg import Drawing
 
@@ -43,10 +42,10 @@ def section(
     series = [
         Series(run.name, f"run{k % NUM_RUN_COLOURS}", SHAPES[k % len(SHAPES)]) for k, run in enumerate(runs)
     ]
-    figures = [_glance(runs, verdicts), *_category_figures(runs, series)]
+    figures = [_glance(runs, verdicts), *category_figures(runs, series)]
     figures += [_difference_figure(one) for one in differences if one.summary]
     figures += [*_course_figures(runs, series), _settings_figure(runs)]
-    missing = [
+    missing = not_shared(runs) + [
         f"{one.second} against {one.first}, {one.metric}: {one.missing}."
         for one in differences
         if one.missing
@@ -83,44 +82,6 @@ def _settings_figure(runs: Sequence[RunRecord]) -> Figure:
 
 def _labels(label: str) -> list[str]:
     return [label.lower(), "how much"] if label == "Worst category" else [label.lower()]
-
-
-def _category_figures(runs: Sequence[RunRecord], series: Sequence[Series]) -> list[Figure]:
-    """Safe rates where all runs have answers to one prompt set, and held-out accuracy where all have that."""
-    figures = []
-    for prompt_set in dict.fromkeys(one.prompt_set for run in runs for one in run.safety):
-        found = [one for run in runs if (one := run.safety_of(prompt_set, "after")) is not None]
-        if len(found) == len(runs):
-            values = [{name: rate.rate for name, rate in one.categories.items()} for one in found]
-            figures.append(_category_figure(f"Safe answers to {prompt_set}", values, series))
-    if all(run.after is not None and run.after["categories"] for run in runs):
-        values = [_accuracies(run) for run in runs]
-        figures.append(_category_figure("Held-out accuracy", values, series))
-    return figures
-
-
-def _accuracies(run: RunRecord) -> dict[str, Interval]:
-    if run.pairs is not None:
-        return {name: one.accuracy for name, one in run.pairs.categories.items()}
-    assert run.after is not None
-    found: Mapping[str, Mapping[str, Any]] = run.after["categories"]
-    return {name: Interval(f["accuracy"]) for name, f in found.items() if f["accuracy"] is not None}
-
-
-def _category_figure(
-    title: str, values: Sequence[Mapping[str, Interval]], series: Sequence[Series]
-) -> Figure:
-    names = dict.fromkeys(name for one in values for name in one)
-    ordered = sorted(names, key=lambda name: min(one[name].value for one in values if name in one))
-    rows = [Row(name, [one.get(name) for one in values]) for name in ordered]
-    axis = RowAxis(lower_end(rows), 1.0, "rate")
-
-    def draw(width: float) -> Drawing:
-        return row_chart(rows, series, axis, width=width, description=f"{title} of all runs by category")
-
-    columns = [Column("category"), *(Column(one.name, "rate") for one in series)]
-    cells = [(row.label, *(i.value if i is not None else None for i in row.intervals)) for row in rows]
-    return Figure(title, "The category in which some run is worst comes first.", Table(columns, cells), draw)
 
 
 def _difference_figure(one: Difference) -> Figure:

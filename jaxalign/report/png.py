@@ -1,7 +1,10 @@
 """The document as one tall picture, with matplotlib: the verdicts, then every drawing below its title."""
 
 import io
+import logging
+import re
 import textwrap
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +12,8 @@ from jaxalign.errors import MissingPackageError
 from jaxalign.report.document import Document, Figure, Section, Verdict
 from jaxalign.report.palette import LIGHT
 from jaxalign.report.svg import Box, Dot, Drawing, Label, Line, Mark, Path, outline
+
+log = logging.getLogger(__name__)
 
 WIDTH, EDGE = 760.0, 32.0
 _LONGEST = 60_000  # pixels; more than that, no reader of PNG can be counted on
@@ -39,8 +44,27 @@ def to_png(document: Document) -> bytes:
         for order, mark in enumerate(drawing.marks):
             _paint(axes, mark, order)
     content = io.BytesIO()
-    FigureCanvasAgg(canvas).print_png(content)
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        FigureCanvasAgg(canvas).print_png(content)
+    _tell(raised)
     return content.getvalue()
+
+
+def _tell(raised: list[warnings.WarningMessage]) -> None:
+    """One line on all characters that no font has, in place of a warning for each; other warnings as they are."""
+    lacking: dict[str, None] = {}
+    for one in raised:
+        if found := re.match(r"Glyph (\d+) .*missing from", str(one.message)):
+            lacking[chr(int(found[1]))] = None
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if lacking:
+        log.warning(
+            "no font for %s: the picture shows boxes instead; install a font that has them and name it as font.family "
+            "in matplotlibrc, or write html, which the reader's fonts show",
+            " ".join(list(lacking)[:20]) + (" …" if len(lacking) > 20 else ""),
+        )
 
 
 def _drawings(document: Document) -> Iterator[Drawing]:

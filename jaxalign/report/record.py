@@ -9,15 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxalign.errors import JaxalignError
+from jaxalign.report.files import Finished, MutualInformation, Preference, ReportError, read_checked
 from jaxalign.report.rows import Interval
-from jaxalign.report.safety import Safety, read_safety
+from jaxalign.report.safety import Safety
+from jaxalign.report.safety_files import read_safety
 
 log = logging.getLogger(__name__)
-
-
-class ReportError(JaxalignError, ValueError):
-    """A file of a run that a report cannot be made from."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +82,21 @@ class RunRecord:
         """Whether the loss had adaptive margins."""
         return any(name.startswith("adaptive/margin/") for name in self.metrics.columns)
 
-    def target(self, category: str) -> float | None:
-        """The accepted violation rate of a category, None where the loss has no targets."""
+    @property
+    def signal(self) -> str:
+        """What the margins follow: implicit_reward (training pairs), probe (judged answers) or both."""
+        return str(self.config.get("adaptive", {}).get("signal", "implicit_reward"))
+
+    def target(self, category: str, safety: Safety | None = None) -> float | None:
+        """The accepted violation rate of a category: that of the result's certificate, else of the loss, else None."""
+        if safety is not None and category in safety.targets:
+            return safety.targets[category]
         if not self.has_margins:
             return None
         target = self.config.get("adaptive", {}).get("margin", {}).get("target_rate")
         if isinstance(target, Mapping):
             target = target.get(category, target.get("default"))
         return None if target is None else float(target)
-
-    def safety_of(self, prompt_set: str, model: str) -> Safety | None:
-        """The safety result on a prompt set, `before` or `after` training."""
-        found = (one for one in self.safety if (one.prompt_set, one.model) == (prompt_set, model))
-        return next(found, None)
-
-    @property
-    def final_safety(self) -> Safety | None:
-        """The safety result that a verdict rests on: that with certificates, else one with categories."""
-        after = [one for one in self.safety if one.model == "after"]
-        return max(after, key=lambda one: (len(one.certificate), len(one.categories)), default=None)
 
 
 def read_run(
@@ -117,17 +110,17 @@ def read_run(
     Raises ReportError for damaged files.
     """
     folder = workdir / "evaluation"
-    finished = _read_json(workdir / "finished.json")
-    before, after = (_read_report(folder / f"{moment}.json") for moment in ("before", "after"))
+    finished = read_checked(workdir / "finished.json", Finished)
+    before, after = (read_checked(folder / f"{moment}.json", Preference) for moment in ("before", "after"))
     return RunRecord(
         name=name,
         manifest=manifest,
         metrics=read_metrics(workdir / "metrics.jsonl"),
-        finished_step=None if finished is None else finished.get("step"),
+        finished_step=None if finished is None else finished["step"],
         before=before,
         after=after,
         pairs=None if after is None else summarise(folder, after["threshold"]),
-        mutual_information=_read_json(folder / "mutual_information.json"),
+        mutual_information=read_checked(folder / "mutual_information.json", MutualInformation),
         safety=read_safety(folder),
     )
 
@@ -163,28 +156,3 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else np.nan
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReportError(f"{path} is damaged ({error}); remove it, or make it again") from error
-    if not isinstance(value, dict):
-        raise ReportError(
-            f"{path}: expected an object, got {type(value).__name__}; remove it, or make it again"
-        )
-    return value
-
-
-def _read_report(path: Path) -> dict[str, Any] | None:
-    """Preference figures, with what every page reads of them there."""
-    report = _read_json(path)
-    missing = {"num_pairs", "beta", "threshold", "overall", "categories", "spread"} - (report or {}).keys()
-    if report is not None and missing:
-        raise ReportError(
-            f"{path} lacks {', '.join(sorted(missing))}: it has no preference figures; remove it, or make it again"
-        )
-    return report

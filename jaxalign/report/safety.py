@@ -1,9 +1,10 @@
-"""Safety results of generated answers, as far as a page shows them. They are measured elsewhere, and read here.
+"""Safety results of generated answers, as far as a page shows them; safety_files.py reads them.
 
 They lie in `RUN/evaluation/safety*.json`; one with `before` in its name is of the model before training. Of what
 `jaxalign.evaluation.result.SafetyResult.as_dict` gives, these keys are read, and all others are passed over:
 
-    source       prompt_set, fingerprint, prompts, judge, limits
+    source       prompt_set, fingerprint, prompts, judge, limits; refusal_judge or null; and in newer files model,
+                 model_fingerprint, step or null, answer_settings
     overall      safe_rate {value, low, high}, corrected_safe_rate or null, prompts, unjudged; or null
     categories   the same by name
     spread       safe_rate: gap {value, low, high}, gap_if_equal; {} without categories
@@ -14,21 +15,13 @@ They lie in `RUN/evaluation/safety*.json`; one with `before` in its name is of t
     notes        sentences
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from jaxalign.errors import JaxalignError
 from jaxalign.report.rows import Interval
 
 STATUSES = ("not met", "too few prompts", "met")
 """Of a constraint, in the order in which a reader wants to see them."""
-
-
-class SafetyFileError(JaxalignError, ValueError):
-    """A file of safety results that lacks something, or holds something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +36,7 @@ class SafeRate:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Another figure with its name: wrong refusals, helpfulness."""
+    """Another figure with its name: a share of wrong refusals, or a mean of scores of helpfulness."""
 
     name: str
     rate: Interval
@@ -66,105 +59,44 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Safety:
-    """The result of one model, `before` or `after` training, on one prompt set under one judge."""
+    """The result of one model, at the `moment` before or after training, on one prompt set under one judge.
 
-    model: str
+    `answer_settings` are in words. What older files do not tell is None.
+    """
+
+    file: str
+    moment: str
     prompt_set: str
     fingerprint: str
     num_prompts: int
     judge: str
     limits: str
+    refusal_judge: str | None
+    answer_settings: str | None
+    model: str | None
+    model_fingerprint: str | None
+    step: int | None
     overall: SafeRate | None
     categories: Mapping[str, SafeRate]
     gap: Interval | None
     gap_if_equal: float | None
-    others: tuple[Rate, ...]
+    refusals: tuple[Rate, ...]
+    helpfulness: Rate | None
     certificate: tuple[Constraint, ...]
     certified_by: str
     notes: tuple[str, ...]
 
     @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What two results have in common that may be compared: prompts, judges, settings of the answers."""
+        return self.fingerprint, self.judge, self.refusal_judge or "", self.answer_settings or ""
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """The accepted violation rates that the certificate was made for, by category."""
+        return {row.category: row.target for row in self.certificate}
+
+    @property
     def worst(self) -> tuple[str, SafeRate] | None:
         """The category with the lowest safe rate; None without categories."""
         return min(self.categories.items(), key=lambda item: item[1].rate.value, default=None)
-
-
-def read_safety(folder: Path) -> tuple[Safety, ...]:
-    """All safety results in a folder, by name of the file. Raises SafetyFileError naming the file and the key."""
-    return tuple(_read(path) for path in sorted(folder.glob("safety*.json")))
-
-
-def _read(path: Path) -> Safety:
-    try:
-        return _safety(json.loads(path.read_text(encoding="utf-8")), path.stem)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SafetyFileError(
-            f"{path}: expected a safety result as jaxalign.report.safety describes it, got {type(error).__name__}: "
-            f"{error}; make the file again"
-        ) from error
-
-
-def _safety(content: Mapping[str, Any], name: str) -> Safety:
-    source, spread = content["source"], content["spread"].get("safe_rate")
-    certificate = content.get("certificate") or {}
-    rates = (
-        _rate(title, content.get(key), "rate")
-        for title, key in (("over-refusal", "over_refusal"), ("under-refusal", "under_refusal"))
-    )
-    helpfulness = content.get("helpfulness")
-    helpful = None if helpfulness is None else _rate(str(helpfulness["name"]), helpfulness, "mean")
-    return Safety(
-        model="before" if "before" in name else "after",
-        prompt_set=str(source["prompt_set"]),
-        fingerprint=str(source["fingerprint"]),
-        num_prompts=int(source["prompts"]),
-        judge=str(source["judge"]),
-        limits=str(source["limits"]),
-        overall=None if content["overall"] is None else _safe_rate(content["overall"]),
-        categories={str(name): _safe_rate(group) for name, group in content["categories"].items()},
-        gap=None if spread is None else _interval(spread["gap"]),
-        gap_if_equal=None if spread is None else float(spread["gap_if_equal"]),
-        others=tuple(rate for rate in (*rates, helpful) if rate is not None),
-        certificate=tuple(_constraint(row) for row in certificate.get("constraints", ())),
-        certified_by=", ".join(
-            str(certificate[key]) for key in ("bound", "correction") if key in certificate
-        ),
-        notes=tuple(map(str, content.get("notes", ()))),
-    )
-
-
-def _safe_rate(group: Mapping[str, Any]) -> SafeRate:
-    corrected = group.get("corrected_safe_rate")
-    return SafeRate(
-        rate=_interval(group["safe_rate"]),
-        corrected=None if corrected is None else _interval(corrected),
-        prompts=int(group["prompts"]),
-        unjudged=int(group["unjudged"]),
-    )
-
-
-def _rate(name: str, group: Mapping[str, Any] | None, key: str) -> Rate | None:
-    return None if group is None else Rate(name, _interval(group[key]), int(group["prompts"]))
-
-
-def _constraint(row: Mapping[str, Any]) -> Constraint:
-    if row["status"] not in STATUSES:
-        raise ValueError(f"status {row['status']!r} is none of {', '.join(STATUSES)}")
-    return Constraint(
-        category=str(row["category"]),
-        status=str(row["status"]),
-        target=float(row["target"]),
-        violation_rate=_maybe(row["violation_rate"]),
-        upper_bound=float(row["upper_bound"]),
-        margin=_maybe(row["margin"]),
-        prompts=int(row["prompts"]),
-        message=str(row["message"]),
-    )
-
-
-def _interval(value: Mapping[str, Any]) -> Interval:
-    return Interval(float(value["value"]), _maybe(value["low"]), _maybe(value["high"]))
-
-
-def _maybe(value: Any) -> float | None:
-    return None if value is None else float(value)

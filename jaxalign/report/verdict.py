@@ -1,56 +1,77 @@
 """What is said of a run first: worst category, gap, certificates, alarms. Words and states, no drawing."""
 
-from collections import Counter
-
+from jaxalign.report.certificates import certificates, certificates_headline
 from jaxalign.report.curves import last_finite
 from jaxalign.report.displacement import displacement
 from jaxalign.report.document import Fact, State, Verdict
+from jaxalign.report.origin import other_step
 from jaxalign.report.record import RunRecord
 from jaxalign.report.safety import Safety
+from jaxalign.report.safety_groups import decisive, weakest
 from jaxalign.report.scales import MISSING, figure
 
-NOT_CERTIFIED = "Not certified: no generated answers were judged against targets."
+WHILE_TRAINING = {
+    "implicit_reward": ("training pairs alone", "training pairs"),
+    "probe": ("judged answers to the prompts of the probes alone", "answers at probes"),
+    "both": ("training pairs and judged answers at probes together", "training pairs and answers at probes"),
+}
+"""By signal of the margins: what the running violation rates of a run were measured on."""
 
 
 def verdict(run: RunRecord) -> Verdict:
     """The verdict of a run, from the best evidence that it left: generated answers, held-out pairs, training pairs."""
     worst, gap, basis = _spread(run)
-    certified = _certificates(run)
+    certified = certificates(run)
     facts = (worst, gap, certified, _displacement(run), _skipped(run))
-    headline = " ".join(part for part in (_unfinished(run), _headline(run)) if part)
+    headline = " ".join(part for part in (_unfinished(run), certificates_headline(run)) if part)
     return Verdict(certified.state, headline, basis, facts)
 
 
 def _spread(run: RunRecord) -> tuple[Fact, Fact, str]:
     """Worst category and gap, with what they were measured on."""
-    safety = run.final_safety
+    results = decisive(run.safety)
+    safety = weakest(results)
     if safety is not None and safety.worst is not None:
         worst_name, rate = safety.worst
         basis = (
             f"Measured on answers to {safety.num_prompts} prompts of {safety.prompt_set}, judged by {safety.judge}. "
             f"{safety.limits}"
         )
+        words = other_step(run, safety)
+        basis += f" The answers are {words}." if words else ""
+        basis = f"{basis} {_others(run, len(results))}".strip()
         gap = None if safety.gap is None else safety.gap.value
-        worst = _worst(run, worst_name, 1 - rate.rate.value, f"unsafe on {rate.prompts} prompts", gap)
+        what = f"unsafe on {rate.prompts} prompts"
+        target = run.target(worst_name, safety)
+        worst = _worst(worst_name, 1 - rate.rate.value, what, gap, target)
         return worst, _gap_of_answers(safety), basis
-    if run.after is not None and run.after["spread"]:
-        spread = run.after["spread"]["violation_rate"]
+    spread = None if run.after is None else run.after["spread"].get("violation_rate")
+    if run.after is not None and spread is not None:
         basis = (
             f"Measured on {run.after['num_pairs']} held-out pairs, not on generated answers: a pair counts as unsafe "
             f"where its reward gap lies below {run.after['threshold']:g}."
         )
-        name, unsafe, gap, what = spread["worst_category"], spread["worst"], spread["gap"], "held-out"
+        name, unsafe, gap = spread["worst_category"], spread["worst"], spread["gap"]
+        what = "held-out pairs"
     else:
         rates = _running_rates(run)
-        basis = "Measured on training pairs alone, by the running violation rates at the last step."
+        source, what = WHILE_TRAINING[run.signal]
+        basis = f"Measured on {source}, by the running violation rates at the last step."
         basis = basis if rates else "Nothing was measured by category."
         name = max(rates, key=lambda category: rates[category], default=None)
         unsafe = rates.get(name)
         gap = max(rates.values()) - min(rates.values()) if rates else None
-        what = "training"
     note = "between categories" if gap is not None else ""
     gap_fact = Fact("Best-to-worst gap", _points(gap), note, "open")
-    return _worst(run, name, unsafe, f"of {what} pairs unsafe", gap), gap_fact, basis
+    target = None if name is None else run.target(name)
+    return _worst(name, unsafe, f"of {what} unsafe", gap, target), gap_fact, basis
+
+
+def _others(run: RunRecord, counted: int) -> str:
+    """What the verdict made of other results."""
+    after = sum(one.moment == "after" for one in run.safety)
+    text = f"The worst of {counted} results; certificates are those of all, each on its own. " * (counted > 1)
+    return (text + "Results of earlier steps are below and do not count." * (after > counted)).strip()
 
 
 def _running_rates(run: RunRecord) -> dict[str | None, float]:
@@ -61,11 +82,13 @@ def _running_rates(run: RunRecord) -> dict[str | None, float]:
     return {name: last for name, last in lasts.items() if last is not None}
 
 
-def _worst(run: RunRecord, category: str | None, unsafe: float | None, what: str, gap: float | None) -> Fact:
+def _worst(
+    category: str | None, unsafe: float | None, what: str, gap: float | None, target: float | None
+) -> Fact:
     label = "Worst category"
     if category is None:
         return Fact(label, MISSING, "", "open")
-    note, target = f"{figure(unsafe, 'rate')} {what}", run.target(category)
+    note = f"{figure(unsafe, 'rate')} {what}"
     shown = "all are alike" if gap == 0.0 else category
     if target is None or unsafe is None:
         return Fact(label, shown, note, "open")
@@ -81,36 +104,6 @@ def _gap_of_answers(safety: Safety) -> Fact:
     if gap.low is not None and gap.high is not None:
         note = f"95 % interval {_points(gap.low)} to {_points(gap.high)}; {note}"
     return Fact("Best-to-worst gap", _points(gap.value), note, "open")
-
-
-def _certificates(run: RunRecord) -> Fact:
-    safety = run.final_safety
-    if safety is None or not safety.certificate:
-        return Fact("Certificates", "none", "no answers were judged against targets", "open")
-    counts = Counter(row.status for row in safety.certificate)
-    total, met, failed = len(safety.certificate), counts["met"], counts["not met"]
-    unclear = counts["too few prompts"]
-    note = f"{failed} not met, {unclear} with too few prompts"
-    state: State = "good" if met == total else "warn" if failed else "open"
-    return Fact("Certificates", f"{met} of {total} met", note, state)
-
-
-def _headline(run: RunRecord) -> str:
-    """What the certificates say, in a sentence."""
-    safety = run.final_safety
-    if safety is None or not safety.certificate:
-        return NOT_CERTIFIED
-    counts = Counter(row.status for row in safety.certificate)
-    total = len(safety.certificate)
-    if counts["met"] == total:
-        return f"All {total} categories are shown to keep their targets."
-    parts = {
-        "not met": "are not shown to keep their targets",
-        "too few prompts": "have too few prompts to tell",
-    }
-    return (
-        "; ".join(f"{counts[s]} of {total} categories {text}" for s, text in parts.items() if counts[s]) + "."
-    )
 
 
 def _displacement(run: RunRecord) -> Fact:

@@ -95,7 +95,7 @@ def _of_answers(first_path: Path, first: RunRecord, path: Path, second: RunRecor
     """Differences in safe rates on every prompt set that both runs have answers to from one judge."""
     one, two = (_answers(p / "evaluation") for p in (first_path, path))
     found = []
-    for key in one.keys() & two.keys():
+    for key in sorted(one.keys() & two.keys(), key=lambda key: [part or "" for part in key]):
         comparison = compare_answers(one[key], two[key])
         spread = comparison.spread.get("safe_rate", {})
         names = {"mean": "mean of categories", "worst": "worst category", "gap": "best-to-worst gap"}
@@ -106,7 +106,7 @@ def _of_answers(first_path: Path, first: RunRecord, path: Path, second: RunRecor
             Difference(
                 first.name,
                 second.name,
-                f"Safe answers to {comparison.prompt_set}",
+                f"Safe answers to {comparison.prompt_set}, judged by {comparison.judge}",
                 comparison.prompts,
                 {
                     name: _change(figures["safe_rate"])
@@ -117,7 +117,7 @@ def _of_answers(first_path: Path, first: RunRecord, path: Path, second: RunRecor
                 comparison.probability_gap_shrank,
             )
         )
-    return sorted(found, key=lambda difference: difference.metric)
+    return found
 
 
 def _answers(folder: Path) -> dict[tuple[str, str, str | None], Answers]:

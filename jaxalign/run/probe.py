@@ -52,12 +52,14 @@ class Probe:
             state, adaptive=state.adaptive | {"margin": jax.block_until_ready(margin)}
         )
         # All processes must stop at the same probe.
-        self.seconds = agree_on_number(self.seconds + time.monotonic() - begun)
+        taken = agree_on_number(time.monotonic() - begun)
+        self.seconds += taken
         if limit is not None and self.seconds >= limit:
             log.warning(
                 "probes took %.0f s, adaptive.probe.max_seconds is %g: no more are made", self.seconds, limit
             )
-        return state, self._figures(stats, num_samples * self.categories.sum(axis=0), judgements)
+        figures = self._figures(stats, num_samples * self.categories.sum(axis=0), judgements)
+        return state, figures | {"probe/seconds_taken": taken}
 
     def _figures(self, stats: CategoryStats, answers: np.ndarray, judgements: Judgements) -> Figures:
         names = self.interview.run.data.train.category_names

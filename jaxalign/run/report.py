@@ -34,6 +34,8 @@ def report(workdirs: Sequence[Path], output: Path, kind: Format | None = None) -
     Raises ConfigError for what is no run, ReportError and its like for damaged files.
     """
     kind = kind or _kind_of(output)
+    if output.is_dir():
+        raise ConfigError(f"{output} is a folder, expected a file to write; name one in it, or another one")
     document = read_document(workdirs)
     output.parent.mkdir(parents=True, exist_ok=True)
     if kind == "json":
@@ -42,8 +44,12 @@ def report(workdirs: Sequence[Path], output: Path, kind: Format | None = None) -
     text = {"html": to_html, "md": to_markdown}.get(kind)
     content = to_png(document) if text is None else text(document).encode("utf-8")
     temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(output)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(output)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_document(workdirs: Sequence[Path]) -> Document:

@@ -46,7 +46,7 @@ def settings(folder: Path, *, signal: str = "probe", names: Any = NAMES, **probe
 def run(folder: Path, config: dict[str, Any], devices: int = 1) -> list[dict[str, Any]]:
     """The figures of each step, without those of the clock."""
     train(parse_config(config, "test"), folder / "run", jax.devices()[:devices])
-    clock = ("probe/seconds", "probe/share_of_time")
+    clock = ("probe/seconds", "probe/seconds_taken", "probe/share_of_time")
     return [{k: v for k, v in line.items() if k not in clock} for line in metrics(folder / "run")]
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +58,49 @@ def write_safety(workdir: Path, *, names: Sequence[str] = PKU_CATEGORIES, skill:
     """Safety results before and after, with certificates; the first categories are the worst."""
     for moment, gain in (("before", 0.0), ("after", 0.25 * skill)):
         rates = {name: min(0.99, 0.55 + 0.4 * k / len(names) + gain) for k, name in enumerate(names)}
-        groups = {name: group(rate, 30 + k) for k, (name, rate) in enumerate(rates.items())}
-        spread = {"gap": estimate(0.2), "gap_if_equal": 0.12}
-        content = {
-            "source": {"prompt_set": "held-out prompts", "fingerprint": "f", "prompts": 900, "judge": "refusal words",
-                       "limits": "Knows refusals by their words alone."},
-            "overall": group(0.9, 900),
-            "categories": groups,
-            "spread": {"safe_rate": spread} if names else {},
-            "over_refusal": {"rate": estimate(0.1), "prompts": 50},
-            "under_refusal": None,
-            "helpfulness": None,
-            "certificate": certificate(names) if moment == "after" else None,
-            "notes": ["2 answers were not judged."],
-        }  # fmt: skip
-        write(workdir / "evaluation" / f"safety_{moment}.json", content)
+        constraints = certificate(names) if moment == "after" else None
+        write_result(workdir, f"safety_{moment}", rates, constraints)
+
+
+def write_result(
+    workdir: Path,
+    name: str,
+    rates: Mapping[str, float],
+    constraints: dict[str, Any] | None = None,
+    *,
+    helpfulness: dict[str, Any] | None = None,
+    **source: Any,
+) -> None:
+    """The safety result of a file, with safe rates by category; `source` is laid over its source."""
+    usual = {
+        "prompt_set": "held-out prompts", "fingerprint": "f", "prompts": 900, "answers": 900, "judge": "refusal words",
+        "limits": "Knows refusals by their words alone.", "refusal_judge": None,
+    }  # fmt: skip
+    spread = {"safe_rate": {"gap": estimate(0.2), "gap_if_equal": 0.12}}
+    content = {
+        "source": usual | source,
+        "overall": group(0.9, 900),
+        "categories": {name: group(rate, 30 + k) for k, (name, rate) in enumerate(rates.items())},
+        "spread": spread if rates else {},
+        "over_refusal": {"rate": estimate(0.1), "prompts": 50},
+        "under_refusal": None,
+        "helpfulness": helpfulness,
+        "certificate": constraints,
+        "notes": ["2 answers were not judged."],
+    }
+    write(workdir / "evaluation" / f"{name}.json", content)
+
+
+def add_probes(workdir: Path, signal: str, probes: Mapping[int, Mapping[str, float | None]]) -> None:
+    """Make a run one with probes: the figures by step, under their names below `probe/`."""
+    manifest = json.loads((workdir / "manifest.json").read_text())
+    manifest["config"]["adaptive"]["signal"] = signal
+    write(workdir / "manifest.json", manifest)
+    path = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for step, figures in probes.items():
+        lines[step - 1] |= {f"probe/{name}": value for name, value in figures.items()}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def estimate(value: float) -> dict[str, float]:
@@ -85,13 +113,17 @@ def group(rate: float, prompts: int) -> dict[str, Any]:
     return {"safe_rate": estimate(rate), "corrected_safe_rate": None, "prompts": prompts, "unjudged": 1}
 
 
-def certificate(names: Sequence[str]) -> dict[str, Any]:
-    """One category not met, one with too few prompts, all others met."""
-    statuses = ("not met", "too few prompts", "met")
+def certificate(
+    names: Sequence[str],
+    statuses: Sequence[str] = ("not met", "too few prompts", "met"),
+    target: float = TARGET,
+) -> dict[str, Any]:
+    """Constraints with these statuses in turn, the last one for all others."""
+    of_name = [statuses[min(k, len(statuses) - 1)] for k in range(len(names))]
     constraints = [
-        {"category": name, "status": statuses[min(k, 2)], "target": TARGET, "violation_rate": 0.1, "upper_bound": 0.2,
-         "margin": 0.5, "prompts": 30, "message": f"{statuses[min(k, 2)]}: rate 0.1"}
-        for k, name in enumerate(names)
+        {"category": name, "status": status, "target": target, "violation_rate": 0.1, "upper_bound": 0.2,
+         "margin": 0.5, "prompts": 30, "message": f"{status}: rate 0.1"}
+        for name, status in zip(names, of_name, strict=True)
     ]  # fmt: skip
     return {
         "bound": "Clopper-Pearson",

@@ -1,5 +1,7 @@
 """Runs side by side."""
 
+import dataclasses
+
 import pytest
 
 from jaxalign.evaluation.answers import AnswersError
@@ -72,9 +74,9 @@ def test_run_without_single_pairs_is_named(tmp_path, three):
 def test_safe_answers_are_compared_where_all_runs_have_them(tmp_path):
     one, two = (runs.write_run(tmp_path / name, names=NAMES) for name in ("one", "two"))
     runs.write_safety(one, names=NAMES)
-    assert "Safe answers to held-out prompts" not in figures([one, two])[0]
+    assert "Safe answers to held-out prompts, judged by refusal words" not in figures([one, two])[0]
     runs.write_safety(two, names=NAMES, skill=0.5)
-    table = figures([one, two])[0]["Safe answers to held-out prompts"].table
+    table = figures([one, two])[0]["Safe answers to held-out prompts, judged by refusal words"].table
     assert [column.name for column in table.columns] == ["category", "one", "two"]
 
 
@@ -90,12 +92,23 @@ def test_judged_answers_to_the_same_prompts_are_compared_in_pairs(tmp_path):
     for workdir, letters in zip(workdirs, ("susuuu", "ssssus"), strict=True):
         prompts = [(letter, NAMES[k % 2]) for k, letter in enumerate(letters)]
         write_answers(workdir / "evaluation" / "answers.json", judged.answers_of(*prompts))
-    title = "Safe answers to prompts.jsonl: two minus one"
+    title = "Safe answers to prompts.jsonl, judged by rule: two minus one"
     rows = {row["what"]: row for row in figures(workdirs)[0][title].table.records()}
     assert rows["all prompts"]["difference"] == pytest.approx(3 / 6)
     assert rows["Violence"]["difference"] == 0.0
     assert rows["Drugs"]["difference"] == 1.0
     assert {"mean of categories", "worst category", "best-to-worst gap"} <= rows.keys()
+
+
+def test_differences_under_several_judges_name_them_and_keep_their_order(tmp_path):
+    judges = [f"judge {k}" for k in range(6)]
+    workdirs = [runs.write_run(tmp_path / name, names=NAMES) for name in ("one", "two")]
+    for workdir in workdirs:
+        for k, judge in enumerate(reversed(judges)):
+            answers = dataclasses.replace(judged.answers_of(("s", "Drugs"), ("u", "Violence")), judge=judge)
+            write_answers(workdir / "evaluation" / f"answers-{k}.json", answers)
+    titles = [title for title in figures(workdirs)[0] if title.startswith("Safe answers")]
+    assert titles == [f"Safe answers to prompts.jsonl, judged by {judge}: two minus one" for judge in judges]
 
 
 def test_answers_before_training_are_not_compared(tmp_path):

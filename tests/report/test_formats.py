@@ -1,14 +1,17 @@
 """The other formats, and the command."""
 
 import json
+import logging
 import re
 import struct
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from jaxalign.cli import app
+from jaxalign.config import ConfigError
 from jaxalign.errors import MissingPackageError
 from jaxalign.run.report import report
 from tests.report import runs
@@ -55,6 +58,19 @@ def test_picture_is_as_wide_as_it_says(marked, tmp_path):
     assert height > 4 * width
 
 
+def test_characters_without_a_font_are_named_once(tmp_path, caplog, recwarn):
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'jaxalign[report]'")
+    names = ("\U00013000\U00013001", "\U00013001")  # hieroglyphs
+    workdir = runs.write_run(tmp_path / "run", names=names)
+    with caplog.at_level(logging.WARNING):
+        report([workdir], tmp_path / "report.png")
+    (line,) = [record.getMessage() for record in caplog.records if "no font for" in record.getMessage()]
+    assert line.startswith(
+        "no font for \U00013000 \U00013001: the picture shows boxes instead; install a font"
+    )
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
 def test_picture_without_matplotlib_says_what_to_install(marked, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(MissingPackageError, match=r"needs matplotlib: pip install 'jaxalign\[report\]'"):
@@ -65,6 +81,22 @@ def test_picture_without_matplotlib_says_what_to_install(marked, tmp_path, monke
 def test_format_that_is_given_wins_over_the_suffix(marked, tmp_path):
     report([marked], tmp_path / "report.txt", "md")
     assert (tmp_path / "report.txt").read_text().startswith("# run")
+
+
+def test_output_that_is_a_folder_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "dir.html").mkdir()
+    with pytest.raises(ConfigError, match=r"dir\.html is a folder, expected a file to write; name one in it"):
+        report([tmp_path / "no run"], tmp_path / "dir.html")
+
+
+def test_page_that_cannot_be_put_in_place_leaves_nothing_behind(marked, tmp_path, monkeypatch):
+    def refuse(self, target):
+        raise PermissionError(f"no place for {target}")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError):
+        report([marked], tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_command_writes_the_page(marked, full_run, tmp_path):

@@ -10,8 +10,9 @@ from jaxalign.config import ConfigError
 from jaxalign.errors import JaxalignError
 from jaxalign.evaluation.heldout_pairs import HeldoutPairsError
 from jaxalign.evaluation.safety import evaluate_answers
-from jaxalign.report.record import ReportError, read_metrics
-from jaxalign.report.safety import SafetyFileError, read_safety
+from jaxalign.report.files import ReportError
+from jaxalign.report.record import read_metrics
+from jaxalign.report.safety_files import SafetyFileError, read_safety
 from jaxalign.run.report import read_document, report, run_names
 from tests.evaluation import judged
 from tests.report import runs
@@ -81,6 +82,42 @@ def test_damaged_file_is_named_with_the_remedy(run, name, text, message):
         read_document([run])
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "after.json",
+            {"categories": {"Drugs": {}}},
+            "lacks categories.Drugs.accuracy, categories.Drugs.pairs;",
+        ),
+        ("after.json", {"beta": None}, "holds None as beta: Input should be a valid number;"),
+        ("before.json", {"threshold": "0"}, "holds '0' as threshold: Input should be a valid number;"),
+        ("after.json", {"spread": {"violation_rate": {"gap": 0.1}}}, "lacks spread.violation_rate.worst, "),
+        ("mutual_information.json", None, "lacks categories, chosen_weight, counts, edges, overall;"),
+        ("mutual_information.json", {"counts": [[1]]}, "the table of counts does not fit 25 edges"),
+        (
+            "mutual_information.json",
+            {"chosen_weight": {"edges": [0.0], "counts": [1]}},
+            "1 edges do not fit 1 counts",
+        ),
+    ],
+)
+def test_part_of_a_file_that_is_missing_or_wrong_is_named(run, name, changes, message):
+    path = run / "evaluation" / name
+    runs.write(path, {} if changes is None else json.loads(path.read_text()) | changes)
+    with pytest.raises(ReportError) as error:
+        read_document([run])
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+    assert str(error.value).endswith("; remove it, or make it again")
+
+
+def test_finished_without_a_step_is_refused(run):
+    runs.write(run / "finished.json", {})
+    with pytest.raises(ReportError, match=r"finished\.json lacks step; remove it"):
+        read_document([run])
+
+
 def test_unknown_status_of_a_constraint_is_refused(run):
     path = run / "evaluation" / "safety_after.json"
     content = json.loads(path.read_text())
@@ -94,7 +131,7 @@ def test_unknown_status_of_a_constraint_is_refused(run):
 
 def test_safety_results_are_read_as_written(run):
     after, before = read_safety(run / "evaluation")
-    assert (after.model, before.model) == ("after", "before")
+    assert (after.moment, before.moment) == ("after", "before")
     assert (after.judge, after.num_prompts) == ("refusal words", 900)
     assert after.overall is not None
     assert after.overall.rate.value == 0.9

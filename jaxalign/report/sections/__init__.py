@@ -4,13 +4,23 @@ from collections.abc import Callable
 
 from jaxalign.report.document import Section
 from jaxalign.report.record import RunRecord
-from jaxalign.report.sections import answers, balance, course, displacement, heldout, margins, settings
+from jaxalign.report.sections import (
+    answers,
+    balance,
+    course,
+    displacement,
+    heldout,
+    margins,
+    probes,
+    settings,
+)
 
 SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (
     answers.section,
     heldout.section,
     heldout.gap_section,
     margins.section,
+    probes.section,
     balance.section,
     displacement.section,
     course.section,

@@ -1,12 +1,16 @@
-"""Safe rates of generated answers by category, before and after, refusals, and the certificates of the targets."""
+"""Safe rates of generated answers by category, before and after: a figure for each prompt set under each judge."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from jaxalign.report.document import Cell, Column, Figure, Section, Table
+from jaxalign.report.origin import origin
+from jaxalign.report.palette import NUM_RUN_COLOURS, SHAPES
 from jaxalign.report.record import RunRecord
-from jaxalign.report.rows import Interval, Row, RowAxis, Series, row_chart
-from jaxalign.report.safety import STATUSES, SafeRate, Safety
+from jaxalign.report.rows import Row, RowAxis, Series, row_chart
+from jaxalign.report.safety import SafeRate
+from jaxalign.report.safety_groups import SafetyGroup, group_titles, safety_groups
 from jaxalign.report.scales import figure
+from jaxalign.report.sections.answer_tables import answer_tables
 from jaxalign.report.svg import Drawing
 
 MISSING = (
@@ -16,24 +20,21 @@ MISSING = (
 BEFORE_AFTER = (Series("before", "muted", "circle", hollow=True), Series("after", "accent"))
 ALL = "all prompts"
 
-Moments = tuple[SafeRate | None, SafeRate | None]
+Rates = Sequence[SafeRate | None]
+"""Of one category, for each result of a group."""
 
 
 def section(run: RunRecord) -> Section:
-    """One figure a prompt set, one table of refusals, and one of certificates where there is one."""
+    """For each group of results that may be compared one figure, and tables of what else was measured."""
     title = "Safe answers by category"
     if not run.safety:
         return Section("answers", title, "", missing=(MISSING,))
+    titles = group_titles(run.safety)
+    groups = sorted(safety_groups(run.safety).items(), key=lambda item: not item[1].after)
     figures: list[Figure] = []
-    for prompt_set in dict.fromkeys(one.prompt_set for one in run.safety):
-        before, after = (run.safety_of(prompt_set, model) for model in ("before", "after"))
-        shown = after or before
-        assert shown is not None  # one of them named the prompt set
-        figures.append(_rates_figure(run, shown, _moments(before, after)))
-        if shown.others:
-            figures.append(_others_figure(shown, before if after else None))
-        if shown.certificate:
-            figures.append(_certificate_figure(shown))
+    for key, group in groups:
+        figures.append(_rates_figure(run, titles[key], group))
+        figures += answer_tables(titles[key], group)
     lead = (
         "Share of generated answers that were judged safe; one that was not judged counts as not safe. Intervals hold "
         "95 %. Categories that fall short of what their target allows are named in the colour of warning."
@@ -41,30 +42,14 @@ def section(run: RunRecord) -> Section:
     return Section("answers", title, lead, figures)
 
 
-def _moments(before: Safety | None, after: Safety | None) -> dict[str, Moments]:
-    """Safe rates before and after by category, the largest gain first, and last of all prompts."""
-    both = [{} if one is None else one.categories for one in (before, after)]
-    names = dict.fromkeys(name for one in both for name in one)
-    rates = {name: (both[0].get(name), both[1].get(name)) for name in names}
-    ordered = dict(sorted(rates.items(), key=lambda item: _order(*item[1])))
-    return ordered | {ALL: (before.overall if before else None, after.overall if after else None)}
-
-
-def _order(before: SafeRate | None, after: SafeRate | None) -> float:
-    if before is not None and after is not None:
-        return before.rate.value - after.rate.value
-    shown = before or after
-    return 0.0 if shown is None else shown.rate.value
-
-
-def _rates_figure(run: RunRecord, shown: Safety, rates: Mapping[str, Moments]) -> Figure:
-    kept = [k for k in (0, 1) if any(moments[k] is not None for moments in rates.values())]
-    rows = [_row(run, name, moments, kept) for name, moments in rates.items()]
-    series = [BEFORE_AFTER[k] for k in kept]
-    axis = RowAxis(lower_end(rows), 1.0, "rate", note_heading="gain" if len(kept) == 2 else "")
+def _rates_figure(run: RunRecord, title: str, group: SafetyGroup) -> Figure:
+    rates = _rates(group)
+    rows = [_row(run, name, of_name, group) for name, of_name in rates.items()]
+    compared = bool(group.before and group.after)
+    axis = RowAxis(lower_end(rows), 1.0, "rate", note_heading="gain" if compared else "")
 
     def draw(width: float) -> Drawing:
-        return row_chart(rows, series, axis, width=width, description=f"Safe rates on {shown.prompt_set}")
+        return row_chart(rows, _series(group), axis, width=width, description=f"Safe rates on {title}")
 
     columns = [
         Column("category"),
@@ -72,15 +57,65 @@ def _rates_figure(run: RunRecord, shown: Safety, rates: Mapping[str, Moments]) -
         Column("unjudged", "count"),
         Column("allowed", "rate"),
     ]
-    for name in ("before", "after"):
+    for name in group.labels():
         parts = (name, f"{name}, low", f"{name}, high", f"{name}, corrected for the judge")
         columns += [Column(part, "rate") for part in parts]
-    cells = [_cells(run, name, moments) for name, moments in rates.items()]
-    title = f"Answers to {shown.prompt_set}" + ", ordered by gain" * (len(kept) == 2)
-    caption = " ".join(
-        (f"{shown.num_prompts} prompts, judged by {shown.judge}. {shown.limits}", *shown.notes)
-    )
-    return Figure(title, caption, Table(columns, cells), draw)
+    cells = [_cells(name, of_name, _allowed(run, name, group)) for name, of_name in rates.items()]
+    return Figure(f"Answers to {title}", _caption(run, group), Table(columns, cells), draw)
+
+
+def _caption(run: RunRecord, group: SafetyGroup) -> str:
+    shown, parts = group.shown, []
+    if group.before and group.after:
+        pair = (group.labels()[len(group.before) - 1], group.labels()[-1])
+        parts.append("Ordered by gain" + f", from {pair[0]} to {pair[1]}" * (len(group.all) > 2) + ".")
+    else:
+        other = "before" if group.after else "after"
+        if any(one.moment == other for one in run.safety):
+            parts.append(
+                f"No gain is shown: no result from {other} training has these prompts, judges and settings of answers."
+            )
+    for label, one in zip(group.labels(), group.all, strict=True):
+        words = origin(run, one)
+        parts += [f"{label.capitalize()}: {words}."] if words else []
+    parts += [f"{shown.num_prompts} prompts.", shown.limits, *shown.notes]
+    return " ".join(part for part in parts if part)
+
+
+def _rates(group: SafetyGroup) -> dict[str, Rates]:
+    """By category, the largest gain first, and last of all prompts."""
+    names = dict.fromkeys(name for one in group.all for name in one.categories)
+    rates: dict[str, Rates] = {name: [one.categories.get(name) for one in group.all] for name in names}
+    ordered = dict(sorted(rates.items(), key=lambda item: _order(item[1], group)))
+    return ordered | {ALL: [one.overall for one in group.all]}
+
+
+def _order(rates: Rates, group: SafetyGroup) -> float:
+    gain = _gain(rates, group)
+    if gain is not None:
+        return -gain
+    return next((rate.rate.value for rate in reversed(rates) if rate is not None), 0.0)
+
+
+def _gain(rates: Rates, group: SafetyGroup) -> float | None:
+    """From the last result before training to the last after it."""
+    if not (group.before and group.after):
+        return None
+    before, after = rates[len(group.before) - 1], rates[-1]
+    return None if before is None or after is None else after.rate.value - before.rate.value
+
+
+def _series(group: SafetyGroup) -> list[Series]:
+    """Looks of each result: the last of each moment as everywhere, others in the colours and shapes of runs."""
+    usual = {len(group.before) - 1: BEFORE_AFTER[0]} if group.before else {}
+    usual |= {len(group.all) - 1: BEFORE_AFTER[1]} if group.after else {}
+    series = []
+    for place, name in enumerate(group.labels()):
+        look = usual.get(place)
+        role = look.role if look else f"run{(place + 1) % NUM_RUN_COLOURS}"
+        shape = look.shape if look else SHAPES[(place + 1) % len(SHAPES)]
+        series.append(Series(name, role, shape, hollow=place < len(group.before)))
+    return series
 
 
 def lower_end(rows: Sequence[Row]) -> float:
@@ -89,63 +124,27 @@ def lower_end(rows: Sequence[Row]) -> float:
     return 0.5 if min(lows, default=0.0) >= 0.55 else 0.0
 
 
-def _row(run: RunRecord, name: str, moments: Moments, kept: Sequence[int]) -> Row:
-    before, after = moments
-    least = _allowed(run, name)
-    gain = None if before is None or after is None else after.rate.value - before.rate.value
-    short = least is not None and after is not None and after.rate.value < least
-    intervals = [None if moments[k] is None else moments[k].rate for k in kept]  # type: ignore[union-attr]
+def _row(run: RunRecord, name: str, rates: Rates, group: SafetyGroup) -> Row:
+    least, last, gain = _allowed(run, name, group), rates[-1], _gain(rates, group)
+    short = bool(group.after) and least is not None and last is not None and last.rate.value < least
+    intervals = [None if rate is None else rate.rate for rate in rates]
     return Row(name, intervals, "" if gain is None else figure(gain, "points"), least, short, name == ALL)
 
 
-def _allowed(run: RunRecord, name: str) -> float | None:
-    """The safe rate that a category's target allows."""
-    target = None if name == ALL else run.target(name)
+def _allowed(run: RunRecord, name: str, group: SafetyGroup) -> float | None:
+    """The safe rate that a category's target allows, in the newest result with a certificate if there is one."""
+    certified = next((one for one in reversed(group.all) if one.certificate), None)
+    target = None if name == ALL else run.target(name, certified)
     return None if target is None else 1.0 - target
 
 
-def _cells(run: RunRecord, name: str, moments: Moments) -> list[Cell]:
-    shown = moments[1] or moments[0]
-    cells: list[Cell] = [
-        name,
-        *((shown.prompts, shown.unjudged) if shown else (None, None)),
-        _allowed(run, name),
-    ]
-    for moment in moments:
-        if moment is None:
+def _cells(name: str, rates: Rates, least: float | None) -> list[Cell]:
+    shown = next((rate for rate in reversed(rates) if rate is not None), None)
+    cells: list[Cell] = [name, *((shown.prompts, shown.unjudged) if shown else (None, None)), least]
+    for rate in rates:
+        if rate is None:
             cells += [None] * 4
         else:
-            corrected = None if moment.corrected is None else moment.corrected.value
-            cells += [moment.rate.value, moment.rate.low, moment.rate.high, corrected]
+            corrected = None if rate.corrected is None else rate.corrected.value
+            cells += [rate.rate.value, rate.rate.low, rate.rate.high, corrected]
     return cells
-
-
-def _others_figure(shown: Safety, before: Safety | None) -> Figure:
-    """Refusals of benign prompts, compliance with harmful ones, helpfulness: a small table says it."""
-    start = {one.name: one.rate.value for one in before.others} if before else {}
-    columns = [Column("what"), Column("prompts", "count"), Column("before", "rate"), Column("now", "rate")]
-    columns += [Column("low", "rate"), Column("high", "rate")]
-    cells = [(one.name, one.prompts, start.get(one.name), *_bounds(one.rate)) for one in shown.others]
-    caption = "Over-refusal: benign prompts refused. Under-refusal: harmful prompts answered."
-    return Figure(f"Refusals on {shown.prompt_set}", caption, Table(columns, cells), unfolded=True)
-
-
-def _bounds(interval: Interval) -> tuple[float, float | None, float | None]:
-    return interval.value, interval.low, interval.high
-
-
-def _certificate_figure(shown: Safety) -> Figure:
-    columns = [Column("category"), Column("verdict"), Column("target", "rate"), Column("unsafe", "rate")]
-    columns += [
-        Column("at most", "rate"),
-        Column("margin", "plain"),
-        Column("prompts", "count"),
-        Column("in words"),
-    ]
-    rows = sorted(shown.certificate, key=lambda row: STATUSES.index(row.status))
-    cells = [
-        (r.category, r.status, r.target, r.violation_rate, r.upper_bound, r.margin, r.prompts, r.message)
-        for r in rows
-    ]
-    caption = f"Met where the upper bound on the unsafe share lies within the target ({shown.certified_by})."
-    return Figure(f"Certificates on {shown.prompt_set}", caption, Table(columns, cells), unfolded=True)

@@ -93,13 +93,22 @@ def _summary(run: RunRecord) -> Figure:
         ("seconds in steps", float(np.nansum(seconds))),
         ("median tokens a second", float(np.nanmedian(rate)) if np.isfinite(rate).any() else None),
     ]
-    if "probe/seconds" in columns:
+    caption = ""
+    if "probe/seconds_taken" in columns:
+        rows.append(("seconds in probes", float(np.nansum(columns["probe/seconds_taken"]))))
+    elif "probe/seconds" in columns:
         rows.append(("seconds in probes", _total(columns["probe/seconds"])))
+        caption = (
+            "This older log has running totals of each process alone: at least so many seconds were spent in probes, "
+            "as a resumption shows only where the total falls."
+        )
     if "selection/seconds" in columns:
         rows.append(("seconds in looks of the selection", float(np.nansum(columns["selection/seconds"]))))
     if "selection/best_step" in columns:
         rows.append(("best step", last_finite(columns["selection/best_step"])))
-    return Figure("In numbers", "", Table([Column("what"), Column("how much", "count")], rows), unfolded=True)
+    return Figure(
+        "In numbers", caption, Table([Column("what"), Column("how much", "count")], rows), unfolded=True
+    )
 
 
 def _total(running: np.ndarray) -> float:

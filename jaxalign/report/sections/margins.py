@@ -13,9 +13,24 @@ from jaxalign.report.svg import Drawing
 
 NO_CATEGORIES = "No category was logged: the training pairs have none, or no step was taken."
 
+VIOLATES = {
+    "implicit_reward": "A pair violates where its reward gap lies below the threshold.",
+    "probe": (
+        "The margins follow the answers at probes alone: one violates where the judge calls it unsafe. The curves are "
+        "the running rates that the margin rule keeps of them, and move at probes only."
+    ),
+    "both": (
+        "The margins follow training pairs and the answers at probes: a pair violates where its reward gap lies below "
+        "the threshold, an answer where the judge calls it unsafe. The curves are the running rates of both together."
+    ),
+}
+"""By signal of the margins."""
+
 
 @dataclass(frozen=True)
-class _Category:
+class Category:
+    """Its violation rates over the steps, with the margin and the target where there are such."""
+
     name: str
     violation: np.ndarray
     margin: np.ndarray | None
@@ -23,6 +38,7 @@ class _Category:
 
     @property
     def last(self) -> float:
+        """The newest violation rate, 0 where there is none."""
         found = last_finite(self.violation)
         return 0.0 if found is None else found
 
@@ -35,7 +51,7 @@ def section(run: RunRecord) -> Section:
         return Section("margins", title, "", missing=(NO_CATEGORIES,))
     most = float(run.config.get("adaptive", {}).get("margin", {}).get("maximum") or 1.0)
     steps = run.metrics.steps
-    panels = [_panel(one, most) for one in categories]
+    panels = [panel(one, most) for one in categories]
 
     def draw(width: float) -> Drawing:
         return panel_grid(panels, steps, width=width, description=f"{title}, {len(panels)} categories")
@@ -44,28 +60,27 @@ def section(run: RunRecord) -> Section:
     caption = f"Violation rate from 0 to 100 % over {span}, worst first; the number is that of the last step."
     if run.has_margins:
         lead = (
-            "A pair violates where its reward gap lies below the threshold. While a category violates more than its "
-            "target (dashed; the excess is shaded) its margin grows, and relaxes once it has caught up."
+            f"{VIOLATES[run.signal]} While a category violates more than its target (dashed; the excess is shaded) its "
+            "margin grows, and relaxes once it has caught up."
         )
         caption += f" Below it the margin, from 0 to {most:g}."
     else:
-        lead = (
-            "A pair violates where its reward gap lies below the threshold. This loss has no margins and no targets; "
-            "the curves are running means over batches."
-        )
+        means = "This loss has no margins and no targets; the curves are running means over batches."
+        lead = f"{VIOLATES[run.signal]} {means}"
     return Section("margins", title, lead, (Figure("By category", caption, _table(run, categories), draw),))
 
 
-def _categories(run: RunRecord) -> list[_Category]:
+def _categories(run: RunRecord) -> list[Category]:
     margins = run.metrics.by_category("adaptive/margin/")
     rates = run.metrics.by_category("adaptive/violation/")
     if not rates:  # no margin rule: the batches' own rates
         batches = run.metrics.by_category("category/", "/violation_rate")
         rates = {name: running_mean(values) for name, values in batches.items()}
-    return [_Category(name, values, margins.get(name), run.target(name)) for name, values in rates.items()]
+    return [Category(name, values, margins.get(name), run.target(name)) for name, values in rates.items()]
 
 
-def _panel(one: _Category, most: float) -> Panel:
+def panel(one: Category, most: float = 1.0) -> Panel:
+    """The curve of a category, above that of its margin, which ends at `most`."""
     strips = [Strip(one.violation, 0.0, 1.0, "accent", 42, one.target)]
     note = figure(last_finite(one.violation), "rate")
     if one.margin is not None:
@@ -75,8 +90,12 @@ def _panel(one: _Category, most: float) -> Panel:
     return Panel(one.name, note, strips, warn=over)
 
 
-def _table(run: RunRecord, categories: list[_Category]) -> Table:
-    columns = [Column("category"), Column("pairs seen", "count"), Column("violations at first", "rate")]
+def _table(run: RunRecord, categories: list[Category]) -> Table:
+    columns = [
+        Column("category"),
+        Column("training pairs seen", "count"),
+        Column("violations at first", "rate"),
+    ]
     columns += [Column("at last", "rate"), Column("target", "rate"), Column("largest margin", "plain")]
     columns += [Column("last margin", "plain")]
     rows = []

@@ -1,0 +1,102 @@
+"""What the page says of runs whose margins follow judged answers."""
+
+import pytest
+
+from jaxalign.run.report import read_document
+from tests.report import runs
+
+NAMES = ("Violence", "Drugs")
+PROBES = {
+    2: {"violation/Violence": 0.2, "violation/Drugs": 0.8, "unjudged": 3.0, "share_of_time": 0.2},
+    4: {"violation/Violence": 0.5, "violation/Drugs": None, "unjudged": 1.0, "share_of_time": 0.25},
+    6: {"violation/Violence": 0.4, "violation/Drugs": 0.1, "unjudged": 0.0, "share_of_time": 0.3},
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    workdir = runs.write_run(tmp_path / "run", names=NAMES, num_steps=6, loss="cat_dpo")
+    (workdir / "evaluation" / "after.json").unlink()
+    return workdir
+
+
+def sections(workdir):
+    (part,) = read_document([workdir]).parts
+    return part.verdict, {section.key: section for section in part.sections}
+
+
+@pytest.mark.parametrize(
+    ("signal", "basis", "note", "lead"),
+    [
+        (
+            "probe",
+            "Measured on judged answers to the prompts of the probes alone",
+            "of answers at probes unsafe",
+            "The margins follow the answers at probes alone",
+        ),
+        (
+            "both",
+            "Measured on training pairs and judged answers at probes together",
+            "of training pairs and answers at probes unsafe",
+            "The margins follow training pairs and the answers at probes",
+        ),
+        (
+            "implicit_reward",
+            "Measured on training pairs alone",
+            "of training pairs unsafe",
+            "A pair violates where its reward gap lies below the threshold. While",
+        ),
+    ],
+)
+def test_words_say_what_the_margins_followed(run, signal, basis, note, lead):
+    runs.add_probes(run, signal, {})
+    verdict, found = sections(run)
+    assert verdict.basis.startswith(basis)
+    assert note in verdict.facts[0].note
+    assert found["margins"].lead.startswith(lead)
+
+
+def test_what_probes_measured_is_shown_by_category_worst_first(run):
+    runs.add_probes(run, "probe", PROBES)
+    _, found = sections(run)
+    shown = found["probes"]
+    by_category, each = shown.figures
+    assert by_category.table.records() == [
+        {"category": "Violence", "probes": 3, "unsafe at first": 0.2, "at last": 0.4, "target": runs.TARGET},
+        {"category": "Drugs", "probes": 2, "unsafe at first": 0.8, "at last": 0.1, "target": runs.TARGET},
+    ]
+    assert "steps 2 to 6" in by_category.caption
+    assert by_category.draw is not None
+    assert [tuple(row.values()) for row in each.table.records()] == [
+        (2, 3.0, 0.2),
+        (4, 1.0, 0.25),
+        (6, 0.0, 0.3),
+    ]
+    assert "3 probes, 4 answers not judged; probes took 30 % of the time" in shown.lead
+
+
+def test_run_without_probes_and_one_before_its_first_say_so(run):
+    assert "without probes" in sections(run)[1]["probes"].missing[0]
+    runs.add_probes(run, "probe", {})
+    assert "No probe was made yet" in sections(run)[1]["probes"].missing[0]
+
+
+def seconds(workdir, figures):
+    runs.add_probes(workdir, "probe", figures)
+    _, found = sections(workdir)
+    (numbers,) = [figure for figure in found["course"].figures if figure.title == "In numbers"]
+    return dict(numbers.table.rows)["seconds in probes"], numbers.caption
+
+
+def test_seconds_of_each_probe_are_summed_over_resumptions(run):
+    # killed after 0.5 s, then a probe of 0.9 s: the running total tells nothing of it
+    figures = {2: {"seconds": 0.5, "seconds_taken": 0.5}, 4: {"seconds": 0.9, "seconds_taken": 0.9}}
+    total, caption = seconds(run, figures)
+    assert total == pytest.approx(1.4)
+    assert caption == ""
+
+
+def test_log_with_running_totals_alone_says_that_seconds_may_be_missing(run):
+    total, caption = seconds(run, {2: {"seconds": 0.5}, 4: {"seconds": 0.9}, 6: {"seconds": 0.1}})
+    assert total == pytest.approx(1.0)
+    assert "at least so many seconds were spent in probes" in caption
