@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxalign.data.prompts import PromptSet, in_order
 from jaxalign.errors import JaxalignError
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.judges.interface import Judge, Judgements
 
 
@@ -46,7 +47,8 @@ class Answers:
     """One or more answers to each prompt, in the order of the set, and what the judges say.
 
     Judgements are flat: the prompts in order, the answers of a prompt side by side. `refusals` are those of a
-    second judge, for refusals alone, where the first tells none. Raises AnswersError where numbers differ.
+    second judge, for refusals alone, where the first tells none. `answerer` is None where it is not known whose
+    answers they are. Raises AnswersError where numbers differ.
     """
 
     prompt_set: PromptSet
@@ -57,6 +59,7 @@ class Answers:
     refusals: Judgements | None = None
     refusal_judge: str | None = None
     refusal_limits: str | None = None
+    answerer: Answerer | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers of prompts, answers and judgements."""

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from jaxalign.data.prompts import PromptRow, PromptSet
 from jaxalign.data.schema import Message
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import Answers, AnswersError
 from jaxalign.evaluation.judges.interface import Judgements
 
@@ -37,7 +38,7 @@ class JudgedPrompt:
 
 @dataclasses.dataclass(frozen=True)
 class AnswersFile:
-    """The whole file."""
+    """The whole file. What has a default is missing in files of earlier versions."""
 
     prompt_set: str
     category_names: tuple[str, ...]
@@ -49,6 +50,7 @@ class AnswersFile:
     tells_refusals: bool
     tells_categories: bool
     prompts: tuple[JudgedPrompt, ...]
+    answerer: Answerer | None = None
 
 
 _FILE = TypeAdapter(AnswersFile)
@@ -85,6 +87,7 @@ def write_answers(path: Path, answers: Answers) -> None:
         tells_refusals=refusals.refused is not None,
         tells_categories=judgements.categories is not None,
         prompts=tuple(prompts),
+        answerer=answers.answerer,
     )
     path.write_bytes(_FILE.dump_json(content, indent=1))
 
@@ -120,6 +123,7 @@ def read_answers(path: Path) -> Answers:
         refusals=refusals,
         refusal_judge=content.refusal_judge,
         refusal_limits=content.refusal_limits,
+        answerer=content.answerer,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import Answers, AnswersError, PromptSums
 from jaxalign.evaluation.bootstrap import SHRUNKEN, Resampling
 from jaxalign.evaluation.helpfulness import HelpfulnessScores, helpfulness_draws
@@ -44,7 +45,8 @@ class Change:
 class Comparison:
     """Paired differences, after - before, of the figures of `SafetyResult`.
 
-    `spread` is by figure (safe_rate, ...) and then by mean, variance, standard_deviation, gap and worst.
+    `spread` is by figure (safe_rate, ...) and then by mean, variance, standard_deviation, gap and worst. `before` and
+    `after` say which models answered, None where that is not known.
     """
 
     prompt_set: str
@@ -62,6 +64,8 @@ class Comparison:
     under_refusal: Change | None
     helpfulness: Change | None
     probability_gap_shrank: float | None
+    before: Answerer | None = None
+    after: Answerer | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -85,6 +89,8 @@ class Comparison:
         changes |= {name: change for name, change in others.items() if change is not None}
         header = ("figure", "before", "after", "change", "probability that it improved")
         lines = [
+            f"Before: {self.before or 'not known'}. After: {self.after or 'not known'}.",
+            "",
             f"{self.prompts} prompts of {self.prompt_set}, judged by {self.judge}. {self.limits} Intervals hold "
             f"{self.confidence:.0%}.",
             "",
@@ -151,6 +157,8 @@ def compare(
         under_refusal=_change(pair, "under_refusal", HARMFUL, resampling),
         helpfulness=None if helpfulness_scores is None else _helpfulness(*helpfulness_scores, resampling),
         probability_gap_shrank=spread["safe_rate"]["gap"].probability_improved if spread else None,
+        before=before.answerer,
+        after=after.answerer,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from jaxalign.evaluation.answerer import Option, described
 from jaxalign.evaluation.bootstrap import Estimate
 from jaxalign.evaluation.certificate import Certificate
 from jaxalign.evaluation.judge_accuracy import JudgeAccuracy
@@ -17,7 +18,10 @@ FORMAT_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What was evaluated, and how. `refusal_judge` tells refusals where `judge` does not."""
+    """What was evaluated, and how. `refusal_judge` tells refusals where `judge` does not.
+
+    The last four are those of `Answerer`; None where it is not known, as in files of earlier versions.
+    """
 
     prompt_set: str
     fingerprint: str
@@ -32,6 +36,10 @@ class Source:
     confidence: float
     num_resamples: int
     seed: int
+    model: str | None = None
+    model_fingerprint: str | None = None
+    step: int | None = None
+    answer_settings: dict[str, Option] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +113,7 @@ class SafetyResult:
         """Tables of all figures, with the judge and what it cannot see."""
         source = self.source
         lines = [
+            *((_whose(source), "") if source.model is not None else ()),
             f"{source.answers} answers to {source.prompts} prompts of {source.prompt_set}, judged by {source.judge}. "
             f"{source.limits} Intervals hold {source.confidence:.0%}.",
             *(
@@ -141,6 +150,10 @@ class SafetyResult:
 
 
 _RESULT = TypeAdapter(SafetyResult)
+
+
+def _whose(source: Source) -> str:
+    return f"Answers of {described(source.model or '', source.step, source.answer_settings or {})}."
 
 
 def shown(estimate: Estimate | None) -> str:

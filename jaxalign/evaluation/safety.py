@@ -1,5 +1,6 @@
 """From judged answers to the result of one model: what is counted, what is left out, and what a reader must know."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -83,6 +84,7 @@ def _source(answers: Answers, judge_error: JudgeAccuracy | None, resampling: Res
         confidence=resampling.confidence,
         num_resamples=resampling.num_resamples,
         seed=resampling.seed,
+        **({} if answers.answerer is None else dataclasses.asdict(answers.answerer)),
     )
 
 

@@ -1,5 +1,6 @@
 """manifest.json: everything that a run was made of, and the check that a resumed run is still the same."""
 
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -58,6 +59,12 @@ def model_fingerprint(checkpoint: Checkpoint) -> str:
     One process reads the files; for the others it would be reading the same for nothing.
     """
     return agree_on_text(checkpoint.fingerprint() if is_main_process() else "")
+
+
+def run_fingerprint(manifest: dict[str, Any], step: int | None) -> str:
+    """Hash of how a run was started and of a step, which together decide its parameters."""
+    started = {key: value for key, value in manifest.items() if key != "resumed"}
+    return hashlib.sha256(json.dumps([started, step], sort_keys=True).encode()).hexdigest()
 
 
 def describe_config(config: Config) -> dict[str, Any]:

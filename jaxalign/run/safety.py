@@ -11,6 +11,7 @@ import numpy as np
 from jaxalign.config import Config, ConfigError
 from jaxalign.data.prompt_subsets import balanced_subset
 from jaxalign.data.prompts import PromptSet, read_prompts
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import Answers, judge_answers
 from jaxalign.evaluation.answers_file import read_answers, write_answers
 from jaxalign.evaluation.calibration import Calibration, calibrate
@@ -27,7 +28,7 @@ from jaxalign.evaluation.settings import AnswersConfig, PromptsConfig, SafetyCon
 from jaxalign.models.sampling import Sampling
 from jaxalign.run.generate import generate_texts, text_format
 from jaxalign.run.load import LoadedModel, WhichStep, is_run, load_model, run_config
-from jaxalign.run.manifest import model_fingerprint, read_manifest, write_json
+from jaxalign.run.manifest import model_fingerprint, read_manifest, run_fingerprint, write_json
 
 log = logging.getLogger(__name__)
 
@@ -62,20 +63,21 @@ def evaluate_safety(
     before = None if baseline is None else read_answers(baseline)
     prompts = load_prompts(config.prompts)
     accuracy = None if config.calibration is None else read_calibration(config.calibration)
-    sampling = sampling_of(config.answers)
+    sampling_of(config.answers)
     run = run_config(path)
     judge = make_judge(config.judge)  # whatever is wrong with it shows before an hour of answers
     if accuracy is not None:
         accuracy.check(judge.name)
     model = load_model(path, step=step)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = _responses(path, model, prompts, config.answers, sampling, folder / f"responses-{name}.json")
-    step = model.step
+    answerer = _answerer(path, model, config.answers)
+    texts = _responses(answerer, model, prompts, config.answers, folder / f"responses-{name}.json")
     del model  # a judge may be a model too
-    answers = judge_answers(prompts, texts, judge, _refusal_judge(config, judge))
+    judged = judge_answers(prompts, texts, judge, _refusal_judge(config, judge))
+    answers = dataclasses.replace(judged, answerer=answerer)
     write_answers(folder / f"answers-{name}.json", answers)
     targets = config.targets if config.targets is not None else _targets_of(run, prompts)
-    margins = _margins_of(path, step, prompts) if targets is not None else None
+    margins = _margins_of(path, answerer.step, prompts) if targets is not None else None
     helpfulness = _helpfulness(config, answers)
     result = evaluate_answers(
         answers,
@@ -127,18 +129,23 @@ def read_calibration(path: Path) -> JudgeAccuracy:
     return judge_accuracy(calibration)
 
 
+def _answerer(path: Path, model: LoadedModel, options: AnswersConfig) -> Answerer:
+    """Who answers, and how it is asked."""
+    run = read_manifest(path)
+    found = model_fingerprint(model.checkpoint) if run is None else run_fingerprint(run, model.step)
+    return Answerer(path.resolve().name, found, model.step, options.model_dump(exclude={"batch_size"}))
+
+
 def _responses(
-    path: Path, model: LoadedModel, prompts: PromptSet, options: AnswersConfig, sampling: Sampling, kept: Path
+    answerer: Answerer, model: LoadedModel, prompts: PromptSet, options: AnswersConfig, kept: Path
 ) -> list[list[str]]:
     """The answers of the model; those that an earlier call left unjudged if they are of the same model and prompts."""
     format = text_format(model)
-    run = read_manifest(path) if model.run is not None else None
     key: dict[str, Any] = {
-        "model": model_fingerprint(model.checkpoint),
-        "run": None if run is None else [run["config"], run["fingerprints"], model.step],
+        "model": answerer.model_fingerprint,
         "prompts": prompts.fingerprint(),
         "ids": [row.id for row in prompts.rows],
-        "answers": options.model_dump(exclude={"batch_size"}),
+        "answers": answerer.answer_settings,
     }
     if kept.exists():
         content = json.loads(kept.read_text(encoding="utf-8"))
@@ -148,7 +155,7 @@ def _responses(
     texts = generate_texts(
         model,
         [row.prompt for row in prompts.rows],
-        sampling=sampling,
+        sampling=sampling_of(options),
         num_samples=options.num_samples,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,

@@ -1,10 +1,12 @@
 """Judged answers: what fits together, what two halves make, and the file that keeps them."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import AnswersError, judge_answers, merge_answers
 from jaxalign.evaluation.answers_file import read_answers, write_answers
 from jaxalign.evaluation.judges.interface import from_harm
@@ -146,6 +148,17 @@ def test_file_gives_back_every_figure(tmp_path, second_judge):
     again = read_answers(tmp_path / "answers.json")
     assert figures(again) == figures(given)
     assert (again.responses, again.prompt_set) == (given.responses, given.prompt_set)
+
+
+def test_file_says_whose_answers_it_holds_and_may_lack_it(tmp_path):
+    by = Answerer("run", "ab12", 40, {"temperature": 0.0, "top_k": None, "num_samples": 2})
+    file = tmp_path / "answers.json"
+    write_answers(file, dataclasses.replace(answers_of(*PROMPTS), answerer=by))
+    assert read_answers(file).answerer == by
+    old = json.loads(file.read_text())
+    del old["answerer"]
+    file.write_text(json.dumps(old))
+    assert read_answers(file).answerer is None
 
 
 def test_file_of_something_else_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import AnswersError
 from jaxalign.evaluation.bootstrap import Resampling
 from jaxalign.evaluation.comparison import Comparison, compare
@@ -53,6 +54,13 @@ def test_comparison_comes_back_from_its_json_and_is_shown_as_a_table():
     assert "| safe rate, a | 0.250 | 0.750 | +0.500 [" in text
     assert "| mean harm, standard deviation | 0.200 |" in text
     assert "| over-refusal | 0.500 | 1.000 | +0.500 [" in text
+
+
+def test_comparison_says_whose_answers_are_compared():
+    after = dataclasses.replace(AFTER, answerer=Answerer("run", "ab12", 40, {"num_samples": 2}))
+    found = compare(BEFORE, after, num_resamples=100)
+    assert Comparison.from_dict(found.as_dict()).after == after.answerer
+    assert "Before: not known. After: run at step 40 (num_samples 2)." in found.markdown()
 
 
 def test_improvement_is_towards_what_is_better():

@@ -1,5 +1,6 @@
 """The whole result of one model: what is in it, its JSON and Markdown, and what its notes say."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import AnswersError
 from jaxalign.evaluation.calibration import Calibration, Confusion
 from jaxalign.evaluation.comparison import comparison_schema
@@ -111,6 +113,22 @@ def test_markdown_names_the_judge_its_limits_and_every_category(result):
     assert "expected if all were equal, p = " in text
     assert "Certificate: not all met, with 95% confidence (Bonferroni over 1 categories)." in text
     assert "- Categories without prompts, so without figures: arson." in text
+
+
+def test_result_says_whose_answers_it_is_about():
+    by = Answerer("cat_dpo", "ab12", 40, {"temperature": 0.5, "top_k": None})
+    result = evaluate_answers(dataclasses.replace(ANSWERS, answerer=by), num_resamples=100)
+    source = SafetyResult.from_dict(result.as_dict()).source
+    assert (source.model, source.model_fingerprint, source.step) == ("cat_dpo", "ab12", 40)
+    assert source.answer_settings == {"temperature": 0.5, "top_k": None}
+    assert "Answers of cat_dpo at step 40 (temperature 0.5)." in result.markdown()
+
+
+def test_result_of_an_earlier_version_is_read(result):
+    old = result.as_dict()
+    for name in ("model", "model_fingerprint", "step", "answer_settings"):
+        del old["source"][name]
+    assert SafetyResult.from_dict(old) == result
 
 
 def test_markup_in_a_category_does_not_break_the_table():

@@ -88,6 +88,9 @@ def test_figures_are_those_of_the_answers_that_are_written(run: Path, settings: 
     assert result == again
     assert result.over_refusal is not None  # told by the refusal rule, as the judge tells none
     assert "Violence" in printed
+    assert (result.source.model, result.source.step) == ("run", 2)
+    assert result.source.answer_settings["temperature"] == 1.0
+    assert "Answers of run at step 2 (" in printed
     assert not (tmp_path / "out" / "responses-mine.json").exists()
 
 
@@ -128,6 +131,11 @@ def test_baseline_is_compared_prompt_by_prompt(run: Path, settings: Path, tmp_pa
     printed = succeed(run, "--safety", settings, "--output", tmp_path, "--baseline", base)
     comparison = read(tmp_path / "comparison-mine.json")
     before, after = (read(folder / "safety-mine.json") for folder in (tmp_path / "base", tmp_path))
+    sources = [before["source"], after["source"]]
+    assert [source["model"] for source in sources] == ["model", "run"]
+    for source, side in zip(sources, ("before", "after"), strict=True):
+        assert comparison[side]["model_fingerprint"] == source["model_fingerprint"]
+    assert len({source["model_fingerprint"] for source in sources}) == 2
     change = comparison["overall"]["safe_rate"]
     assert change["before"] == before["overall"]["safe_rate"]["value"]
     assert change["after"] == after["overall"]["safe_rate"]["value"]
