@@ -48,7 +48,8 @@ class Answers:
 
     Judgements are flat: the prompts in order, the answers of a prompt side by side. `refusals` are those of a
     second judge, for refusals alone, where the first tells none. `answerer` is None where it is not known whose
-    answers they are. Raises AnswersError where numbers differ.
+    answers they are. `scores`, flat too and NaN where there is none, tell how helpful each answer is, as the model
+    `scored_by` has it. Raises AnswersError where numbers differ.
     """
 
     prompt_set: PromptSet
@@ -60,6 +61,9 @@ class Answers:
     refusal_judge: str | None = None
     refusal_limits: str | None = None
     answerer: Answerer | None = None
+    scores: np.ndarray | None = None
+    scored_by: str | None = None
+    scorer_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers of prompts, answers and judgements."""
@@ -76,6 +80,11 @@ class Answers:
                 raise AnswersError(
                     f"{len(judgements.harm)} {name} of {self.num_answers} answers: judge every answer once"
                 )
+        if self.scores is not None and np.shape(self.scores) != (self.num_answers,):
+            raise AnswersError(
+                f"scores of shape {np.shape(self.scores)} for {self.num_answers} answers: score every answer once, NaN "
+                "where there is no score"
+            )
         if self.refusals is not None and self.refusals.refused is None:
             raise AnswersError(
                 f"refusals by {self.refusal_judge}, a judge that tells none: use one that does, or leave them out"
@@ -155,8 +164,15 @@ def merge_answers(parts: Sequence[Answers]) -> Answers:
         sum(part.prompt_set.num_merged for part in parts),
     )
     refusals = [part.refusals for part in parts if part.refusals is not None]
+    scores = [part.scores for part in parts if part.scores is not None]
+    scorers = {(part.scored_by, part.scorer_fingerprint) for part in parts}
+    scored = len(scores) == len(parts) and len(scorers) == 1
     return dataclasses.replace(
         first,
+        answerer=first.answerer if all(part.answerer == first.answerer for part in parts) else None,
+        scores=np.concatenate(scores) if scored else None,
+        scored_by=first.scored_by if scored else None,
+        scorer_fingerprint=first.scorer_fingerprint if scored else None,
         prompt_set=prompt_set,
         responses=tuple(texts for part in parts for texts in part.responses),
         judgements=_joined([part.judgements for part in parts]),

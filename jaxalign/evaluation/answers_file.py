@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ from jaxalign.evaluation.judges.interface import Judgements
 
 @dataclasses.dataclass(frozen=True)
 class JudgedText:
-    """One answer. `harm` is None where unjudged; `refused` is None where no judge told."""
+    """One answer. `harm` is None where unjudged, `refused` where no judge told, `score` where none scored it."""
 
     text: str
     harm: float | None
     safe: bool
     refused: bool | None
     category: str | None
+    score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,8 @@ class AnswersFile:
     tells_categories: bool
     prompts: tuple[JudgedPrompt, ...]
     answerer: Answerer | None = None
+    scored_by: str | None = None
+    scorer_fingerprint: str | None = None
 
 
 _FILE = TypeAdapter(AnswersFile)
@@ -70,6 +74,7 @@ def write_answers(path: Path, answers: Answers) -> None:
             safe=bool(judgements.safe[i]),
             refused=bool(refusals.refused[i]) if told and refusals.refused is not None else None,
             category=judgements.categories[i] if judgements.categories else None,
+            score=None if answers.scores is None or np.isnan(answers.scores[i]) else float(answers.scores[i]),
         )
 
     prompts = [
@@ -88,6 +93,8 @@ def write_answers(path: Path, answers: Answers) -> None:
         tells_categories=judgements.categories is not None,
         prompts=tuple(prompts),
         answerer=answers.answerer,
+        scored_by=answers.scored_by,
+        scorer_fingerprint=answers.scorer_fingerprint,
     )
     path.write_bytes(_FILE.dump_json(content, indent=1))
 
@@ -102,7 +109,7 @@ def read_answers(path: Path) -> Answers:
         ) from error
     rows = tuple(PromptRow(p.id, p.prompt, p.categories, p.benign) for p in content.prompts)
     texts = [text for prompt in content.prompts for text in prompt.answers]
-    harm = np.array([math.nan if text.harm is None else text.harm for text in texts])
+    harm = _or_nan(text.harm for text in texts)
     told = np.array([text.refused is not None for text in texts])
     refused = np.array([bool(text.refused) for text in texts])
     second = content.refusal_judge is not None
@@ -124,7 +131,14 @@ def read_answers(path: Path) -> Answers:
         refusal_judge=content.refusal_judge,
         refusal_limits=content.refusal_limits,
         answerer=content.answerer,
+        scores=_or_nan(text.score for text in texts) if content.scored_by is not None else None,
+        scored_by=content.scored_by,
+        scorer_fingerprint=content.scorer_fingerprint,
     )
+
+
+def _or_nan(values: Iterable[float | None]) -> np.ndarray:
+    return np.array([math.nan if value is None else value for value in values])
 
 
 def _problem(error: OSError | ValidationError) -> str:

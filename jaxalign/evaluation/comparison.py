@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import Answers, AnswersError, PromptSums
 from jaxalign.evaluation.bootstrap import SHRUNKEN, Resampling
-from jaxalign.evaluation.helpfulness import HelpfulnessScores, helpfulness_draws
+from jaxalign.evaluation.helpfulness import HelpfulnessScores, helpfulness_draws, paired_scores
 from jaxalign.evaluation.judge_accuracy import JudgeAccuracy
 from jaxalign.evaluation.rates import (
     ALL,
@@ -128,7 +128,11 @@ def compare(
     num_resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Comparison:
-    """The changes from one model to another. Raises AnswersError unless prompts and judges are the same."""
+    """The changes from one model to another. Raises AnswersError unless prompts and judges are the same.
+
+    Scores of helpfulness are those that both carry from one reward model, unless given.
+    """
+    helpfulness_scores = helpfulness_scores or paired_scores(before, after)
     _check(before, after, helpfulness_scores)
     if judge_error is not None:
         judge_error.check(before.judge)

@@ -16,12 +16,13 @@ from jaxalign.evaluation.answers import Answers, judge_answers
 from jaxalign.evaluation.answers_file import read_answers, write_answers
 from jaxalign.evaluation.calibration import Calibration, calibrate
 from jaxalign.evaluation.comparison import Comparison, compare
-from jaxalign.evaluation.helpfulness import HelpfulnessScores
+from jaxalign.evaluation.helpfulness import scores_of
 from jaxalign.evaluation.judge_accuracy import JudgeAccuracy, judge_accuracy
 from jaxalign.evaluation.judges.build import make_judge
 from jaxalign.evaluation.judges.interface import Judge
 from jaxalign.evaluation.judges.refusal import RefusalJudge
 from jaxalign.evaluation.judges.score_model import load_reward_model
+from jaxalign.evaluation.judges.settings import RewardModelConfig
 from jaxalign.evaluation.result import SafetyResult
 from jaxalign.evaluation.safety import evaluate_answers
 from jaxalign.evaluation.settings import AnswersConfig, PromptsConfig, SafetyConfig
@@ -75,16 +76,17 @@ def evaluate_safety(
     del model  # a judge may be a model too
     judged = judge_answers(prompts, texts, judge, _refusal_judge(config, judge))
     answers = dataclasses.replace(judged, answerer=answerer)
+    if config.reward_model is not None:
+        answers = _scored(config.reward_model, answers)
     write_answers(folder / f"answers-{name}.json", answers)
     targets = config.targets if config.targets is not None else _targets_of(run, prompts)
     margins = _margins_of(path, answerer.step, prompts) if targets is not None else None
-    helpfulness = _helpfulness(config, answers)
     result = evaluate_answers(
         answers,
         targets=targets,
         margins=margins or None,
         judge_error=accuracy,
-        helpfulness_scores=helpfulness,
+        helpfulness_scores=scores_of(answers),
         num_resamples=config.num_resamples,
     )
     _write(folder, f"safety-{name}", result)
@@ -190,18 +192,22 @@ def _margins_of(path: Path, step: int | None, prompts: PromptSet) -> dict[str, f
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _helpfulness(config: SafetyConfig, answers: Answers) -> HelpfulnessScores | None:
-    if config.reward_model is None:
-        return None
-    model = load_reward_model(config.reward_model)
+def _scored(config: RewardModelConfig, answers: Answers) -> Answers:
+    """The answers with scores of helpfulness."""
+    model = load_reward_model(config)
     pairs = zip(answers.prompt_set.rows, answers.responses, strict=True)
     flat = [(row, text) for row, texts in pairs for text in texts]
     scores = model([row.prompt for row, _ in flat], [text for _, text in flat])
-    scored = ~np.isnan(scores)
-    if not scored.all():
-        log.warning("helpfulness: %d of %d answers are too long for a score", (~scored).sum(), len(flat))
-    ids = [row.id for (row, _), has_score in zip(flat, scored, strict=True) if has_score]
-    return HelpfulnessScores(f"reward model {config.reward_model.path.name}", scores[scored], ids)
+    if np.isnan(scores).any():
+        log.warning(
+            "helpfulness: %d of %d answers are too long for a score", np.isnan(scores).sum(), len(flat)
+        )
+    return dataclasses.replace(
+        answers,
+        scores=scores,
+        scored_by=f"reward model {config.path.name}",
+        scorer_fingerprint=model.fingerprint,
+    )
 
 
 def _write(folder: Path, name: str, figures: SafetyResult | Comparison) -> None:

@@ -151,6 +151,25 @@ def test_scores_of_helpfulness_are_paired_by_prompt():
     assert change.probability_improved == 1.0
 
 
+def scored(answers, scores, **by):
+    return dataclasses.replace(
+        answers, scores=np.array(scores), **{"scored_by": "reward", "scorer_fingerprint": "a"} | by
+    )
+
+
+def test_scores_that_both_carry_are_compared_where_both_have_them():
+    before = scored(BEFORE, [1.0, 3.0, 0.0, 0.0, np.nan, np.nan, 2.0, 2.0, 2.0, 2.0])
+    after = scored(AFTER, [5.0, 5.0, np.nan, np.nan, 9.0, 9.0, 2.0, 2.0, 2.0, 2.0])
+    change = compare(before, after, num_resamples=200).helpfulness
+    assert change.change == pytest.approx(3 / 3)  # of p0, p3 and p4: 2 to 5, 2 to 2, 2 to 2
+
+
+@pytest.mark.parametrize("other", [{"scored_by": "rewards"}, {"scorer_fingerprint": "b"}])
+def test_scores_of_two_reward_models_are_not_compared(other):
+    found = compare(scored(BEFORE, np.ones(10)), scored(AFTER, np.ones(10), **other), num_resamples=200)
+    assert found.helpfulness is None
+
+
 def test_known_error_of_the_judge_enters_both_models_alike():
     found = compare(BEFORE, AFTER, judge_error=accuracy_of(80, 20, 90, 10), num_resamples=200)
     assert found.categories["a"]["corrected_safe_rate"].change > found.categories["a"]["safe_rate"].change

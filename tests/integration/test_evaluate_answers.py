@@ -17,6 +17,7 @@ from jaxalign.evaluation.safety import evaluate_answers
 from jaxalign.run import safety
 from jaxalign.run.train import train
 from tests import tiny
+from tests.evaluation.judges.cases import write_score_model
 
 HERE = "tests.integration.judging"
 PROMPTS = [
@@ -140,6 +141,18 @@ def test_baseline_is_compared_prompt_by_prompt(run: Path, settings: Path, tmp_pa
     assert change["before"] == before["overall"]["safe_rate"]["value"]
     assert change["after"] == after["overall"]["safe_rate"]["value"]
     assert "The gap of the safe rate shrank with probability" in " ".join(printed.split())
+
+
+def test_helpfulness_is_compared_with_that_of_the_baseline(run: Path, tmp_path: Path) -> None:
+    reward = {"path": str(write_score_model(tmp_path, score_type="reward"))}
+    mine = write(tmp_path / "mine.yaml", reward_model=reward)
+    succeed(run.parent / "model", "--safety", mine, "--output", tmp_path / "base")
+    base = tmp_path / "base" / "answers-mine.json"
+    succeed(run, "--safety", mine, "--output", tmp_path / "out", "--baseline", base)
+    change = read(tmp_path / "out" / "comparison-mine.json")["helpfulness"]
+    for folder, side in (("base", "before"), ("out", "after")):
+        mean = read(tmp_path / folder / "safety-mine.json")["helpfulness"]["mean"]["value"]
+        assert change[side] == pytest.approx(mean)
 
 
 def test_calibration_enters_the_figures_and_is_bound_to_its_judge(
