@@ -8,7 +8,7 @@ import numpy as np
 from jaxalign.data.prompts import PromptSet, in_order
 from jaxalign.errors import JaxalignError
 from jaxalign.evaluation.answerer import Answerer
-from jaxalign.evaluation.judges.interface import Judge, Judgements
+from jaxalign.evaluation.judges.interface import Judge, JudgeId, Judgements, judge_id, same_judge
 
 
 class AnswersError(JaxalignError, ValueError):
@@ -64,6 +64,8 @@ class Answers:
     scores: np.ndarray | None = None
     scored_by: str | None = None
     scorer_fingerprint: str | None = None
+    judge_fingerprint: str | None = None
+    refusal_judge_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers of prompts, answers and judgements."""
@@ -94,6 +96,12 @@ class Answers:
     def num_answers(self) -> int:
         """Answers to all prompts."""
         return sum(map(len, self.responses))
+
+    @property
+    def judges(self) -> tuple[JudgeId, JudgeId]:
+        """The judge, and that of refusals alone."""
+        refusals = self.refusal_judge, self.refusal_judge_fingerprint
+        return (self.judge, self.judge_fingerprint), refusals
 
     def sums(self) -> PromptSums:
         """The sums over the answers of each prompt. Raises AnswersError where none was judged."""
@@ -148,15 +156,24 @@ def judge_answers(
         refusal_judge(prompts, texts) if refusal_judge else None,
         refusal_judge.name if refusal_judge else None,
         refusal_judge.limits if refusal_judge else None,
+        judge_fingerprint=judge_id(judge)[1],
+        refusal_judge_fingerprint=judge_id(refusal_judge)[1],
     )
+
+
+def same_judges(one: Sequence[JudgeId], other: Sequence[JudgeId]) -> bool:
+    """Whether these are the same judges, as far as is known."""
+    return all(map(same_judge, one, other))
 
 
 def merge_answers(parts: Sequence[Answers]) -> Answers:
     """The answers of several parts to different prompts, as one. Raises AnswersError where the judges differ."""
     first = parts[0]
-    judges = sorted({f"{part.judge}, {part.refusal_judge}" for part in parts})
-    if len(judges) > 1:
-        raise AnswersError(f"parts judged by different judges ({'; '.join(judges)}): judge all by the same")
+    other = next((part for part in parts if not same_judges(part.judges, first.judges)), None)
+    if other is not None:
+        raise AnswersError(
+            f"parts judged by different judges ({first.judges}; {other.judges}): judge all by the same"
+        )
     prompt_set = PromptSet(
         first.prompt_set.name,
         tuple(row for part in parts for row in part.prompt_set.rows),

@@ -55,6 +55,8 @@ class AnswersFile:
     answerer: Answerer | None = None
     scored_by: str | None = None
     scorer_fingerprint: str | None = None
+    judge_fingerprint: str | None = None
+    refusal_judge_fingerprint: str | None = None
 
 
 _FILE = TypeAdapter(AnswersFile)
@@ -95,6 +97,8 @@ def write_answers(path: Path, answers: Answers) -> None:
         answerer=answers.answerer,
         scored_by=answers.scored_by,
         scorer_fingerprint=answers.scorer_fingerprint,
+        judge_fingerprint=answers.judge_fingerprint,
+        refusal_judge_fingerprint=answers.refusal_judge_fingerprint,
     )
     path.write_bytes(_FILE.dump_json(content, indent=1))
 
@@ -134,6 +138,8 @@ def read_answers(path: Path) -> Answers:
         scores=_or_nan(text.score for text in texts) if content.scored_by is not None else None,
         scored_by=content.scored_by,
         scorer_fingerprint=content.scorer_fingerprint,
+        judge_fingerprint=content.judge_fingerprint,
+        refusal_judge_fingerprint=content.refusal_judge_fingerprint,
     )
 
 

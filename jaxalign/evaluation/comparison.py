@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
+from jaxalign.data.prompts import PromptSet
 from jaxalign.evaluation.answerer import Answerer
-from jaxalign.evaluation.answers import Answers, AnswersError, PromptSums
+from jaxalign.evaluation.answers import Answers, AnswersError, PromptSums, same_judges
 from jaxalign.evaluation.bootstrap import SHRUNKEN, Resampling
 from jaxalign.evaluation.helpfulness import HelpfulnessScores, helpfulness_draws, paired_scores
 from jaxalign.evaluation.judge_accuracy import JudgeAccuracy
+from jaxalign.evaluation.judges.interface import JudgeId
 from jaxalign.evaluation.rates import (
     ALL,
     BENIGN,
@@ -135,7 +137,8 @@ def compare(
     helpfulness_scores = helpfulness_scores or paired_scores(before, after)
     _check(before, after, helpfulness_scores)
     if judge_error is not None:
-        judge_error.check(before.judge)
+        judge_error.check(before.judges[0])
+        judge_error.check(after.judges[0])
     resampling = Resampling(num_resamples, seed, confidence)
     sums = before.sums()
     pair = (
@@ -169,21 +172,29 @@ def compare(
 def _check(
     before: Answers, after: Answers, scores: tuple[HelpfulnessScores, HelpfulnessScores] | None
 ) -> None:
-    if before.prompt_set.fingerprint() != after.prompt_set.fingerprint():
-        raise AnswersError(
-            f"answers to different prompts ({before.prompt_set.name}: {len(before.prompt_set.rows)}, "
-            f"{after.prompt_set.name}: {len(after.prompt_set.rows)}): paired differences need answers of both models "
-            "to the same prompt set"
-        )
-    judges = [(answers.judge, answers.refusal_judge) for answers in (before, after)]
-    if judges[0] != judges[1]:
-        raise AnswersError(f"judged by {judges[0]} and by {judges[1]}: have both judged by the same judge")
+    check_paired(before, after.prompt_set, after.judges)
     if scores is not None and (
         scores[0].name != scores[1].name or set(scores[0].prompts) != set(scores[1].prompts)
     ):
         raise AnswersError(
             f"scores {scores[0].name} of {len(set(scores[0].prompts))} prompts and {scores[1].name} of "
             f"{len(set(scores[1].prompts))}: give the same score for the same prompts"
+        )
+
+
+def check_paired(before: Answers, prompts: PromptSet, judges: Sequence[JudgeId]) -> None:
+    """Raise AnswersError unless answers to these prompts, judged by these judges, can be compared with `before`."""
+    given = before.prompt_set
+    if given.fingerprint() != prompts.fingerprint():
+        raise AnswersError(
+            f"answers to different prompts ({given.name}: {len(given.rows)}, {prompts.name}: {len(prompts.rows)}): "
+            "paired differences need answers of both models to the same prompt set"
+        )
+    if not same_judges(before.judges, judges):
+        names = [[name for name, _ in pair if name is not None] for pair in (before.judges, judges)]
+        how = " with other settings or weights" if names[0] == names[1] else ""
+        raise AnswersError(
+            f"judged by {', '.join(names[0])} and by {', '.join(names[1])}{how}: have both judged by the same judge"
         )
 
 

@@ -44,7 +44,7 @@ def evaluate_answers(
             "margins without targets have no effect: only the certificate shows them; give targets"
         )
     if judge_error is not None:
-        judge_error.check(answers.judge)
+        judge_error.check(answers.judges[0])
     resampling = Resampling(num_resamples, seed, confidence)
     certificate = None
     if targets is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxalign.evaluation.answerer import in_words
-from jaxalign.evaluation.answers import Answers
+from jaxalign.evaluation.answers import Answers, same_judges
 from jaxalign.evaluation.answers_file import read_answers
 from jaxalign.evaluation.bootstrap import Estimate, Resampling
 from jaxalign.evaluation.comparison import Change
@@ -100,6 +100,13 @@ def _of_answers(first_path: Path, first: RunRecord, path: Path, second: RunRecor
     found = []
     sets = Counter(answers.prompt_set.name for key, answers in one.items() if key in two)
     for key in one.keys() & two.keys():
+        if not same_judges(one[key].judges, two[key].judges):
+            metric, why = (
+                f"Safe answers to {one[key].prompt_set.name}",
+                "their judge had other settings or weights",
+            )
+            found.append(Difference(first.name, second.name, metric, missing=why))
+            continue
         comparison = compare_answers(one[key], two[key])
         by = comparison.after if sets[comparison.prompt_set] > 1 else None
         asked = "" if by is None else f" ({in_words(by.answer_settings)})"

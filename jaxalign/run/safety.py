@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import Answers, judge_answers
 from jaxalign.evaluation.answers_file import read_answers, write_answers
 from jaxalign.evaluation.calibration import Calibration, calibrate
-from jaxalign.evaluation.comparison import Comparison, compare
+from jaxalign.evaluation.certificate import check_targets
+from jaxalign.evaluation.comparison import Comparison, check_paired, compare
 from jaxalign.evaluation.helpfulness import scores_of
 from jaxalign.evaluation.judge_accuracy import JudgeAccuracy, judge_accuracy
 from jaxalign.evaluation.judges.build import make_judge
-from jaxalign.evaluation.judges.interface import Judge
+from jaxalign.evaluation.judges.interface import Judge, judge_id
 from jaxalign.evaluation.judges.refusal import RefusalJudge
-from jaxalign.evaluation.judges.score_model import load_reward_model
+from jaxalign.evaluation.judges.score_model import load_reward_model, open_reward_model, scorer_name
 from jaxalign.evaluation.judges.settings import RewardModelConfig
 from jaxalign.evaluation.result import SafetyResult
 from jaxalign.evaluation.safety import evaluate_answers
@@ -68,7 +70,14 @@ def evaluate_safety(
     run = run_config(path)
     judge = make_judge(config.judge)  # whatever is wrong with it shows before an hour of answers
     if accuracy is not None:
-        accuracy.check(judge.name)
+        accuracy.check(judge_id(judge))
+    targets = config.targets if config.targets is not None else _targets_of(run, prompts)
+    if targets is not None:
+        check_targets(prompts.category_names, targets)
+    if before is not None:
+        _check_baseline(before, prompts, config, judge)
+    if config.reward_model is not None:
+        open_reward_model(config.reward_model)
     model = load_model(path, step=step)
     folder.mkdir(parents=True, exist_ok=True)
     answerer = _answerer(path, model, config.answers)
@@ -78,9 +87,7 @@ def evaluate_safety(
     answers = dataclasses.replace(judged, answerer=answerer)
     if config.reward_model is not None:
         answers = _scored(config.reward_model, answers)
-    write_answers(folder / f"answers-{name}.json", answers)
-    targets = config.targets if config.targets is not None else _targets_of(run, prompts)
-    margins = _margins_of(path, answerer.step, prompts) if targets is not None else None
+    margins = _margins_of(path, answerer.step, prompts, targets)
     result = evaluate_answers(
         answers,
         targets=targets,
@@ -89,11 +96,12 @@ def evaluate_safety(
         helpfulness_scores=scores_of(answers),
         num_resamples=config.num_resamples,
     )
-    _write(folder, f"safety-{name}", result)
     comparison = None
     if before is not None:
         comparison = compare(before, answers, judge_error=accuracy, num_resamples=config.num_resamples)
-        _write(folder, f"comparison-{name}", comparison)
+    write_answers(folder / f"answers-{name}.json", answers)
+    _write(folder, f"safety-{name}", result)
+    _write(folder, f"comparison-{name}", comparison)
     (folder / f"responses-{name}.json").unlink()
     return Evaluation(result, comparison, folder)
 
@@ -181,14 +189,31 @@ def _targets_of(run: Config | None, prompts: PromptSet) -> dict[str, float] | No
     return run.adaptive.margin.targets_of(known) or None
 
 
-def _margins_of(path: Path, step: int | None, prompts: PromptSet) -> dict[str, float]:
-    """The margins that a run logged at its step, for the categories that the prompts have."""
+def _check_baseline(before: Answers, prompts: PromptSet, config: SafetyConfig, judge: Judge) -> None:
+    """Raise AnswersError where the baseline cannot be compared with; warn where its helpfulness cannot."""
+    itself = (
+        before.refusal_judge is None and before.judgements.refused is not None
+    )  # the judge tells refusals
+    second = None if itself else _refusal_judge(config, judge)
+    check_paired(before, prompts, (judge_id(judge), judge_id(second)))
+    if config.reward_model is not None and before.scored_by != scorer_name(config.reward_model):
+        log.warning(
+            "helpfulness is not compared: the baseline has %s; evaluate it with the same reward_model",
+            f"scores by {before.scored_by}" if before.scored_by else "no scores",
+        )
+
+
+def _margins_of(
+    path: Path, step: int | None, prompts: PromptSet, targets: float | Mapping[str, float] | None
+) -> dict[str, float]:
+    """The margins that a run logged at its step, for the categories of the prompts that have a target."""
     file = path / "metrics.jsonl"
-    if step is None or not file.exists():
+    if step is None or targets is None or not file.exists():
         return {}
     records = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
     newest: dict[str, Any] = next((record for record in records if record["step"] == step), {})
-    found = {name: newest.get(f"adaptive/margin/{name}") for name in prompts.category_names}
+    names = targets if isinstance(targets, Mapping) else prompts.category_names
+    found = {name: newest.get(f"adaptive/margin/{name}") for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -205,11 +230,16 @@ def _scored(config: RewardModelConfig, answers: Answers) -> Answers:
     return dataclasses.replace(
         answers,
         scores=scores,
-        scored_by=f"reward model {config.path.name}",
+        scored_by=scorer_name(config),
         scorer_fingerprint=model.fingerprint,
     )
 
 
-def _write(folder: Path, name: str, figures: SafetyResult | Comparison) -> None:
+def _write(folder: Path, name: str, figures: SafetyResult | Comparison | None) -> None:
+    """Both files of the figures; without any, those that an earlier call left are removed."""
+    if figures is None:
+        for suffix in ("json", "md"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+        return
     write_json(folder / f"{name}.json", figures.as_dict())
     (folder / f"{name}.md").write_text(figures.markdown(), encoding="utf-8")

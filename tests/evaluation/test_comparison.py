@@ -187,6 +187,25 @@ def test_answers_of_another_judge_cannot_be_compared():
         compare(answers_of(("s", "a")), other)
 
 
+def judged_with(answers, settings):
+    return dataclasses.replace(answers, judge_fingerprint=settings)
+
+
+def test_answers_of_a_judge_with_other_settings_cannot_be_compared():
+    with pytest.raises(AnswersError, match=r"by rule with other settings or weights: have both judged"):
+        compare(judged_with(BEFORE, "a"), judged_with(AFTER, "b"))
+    compare(
+        BEFORE, judged_with(AFTER, "b"), num_resamples=100
+    )  # answers of earlier versions have a name alone
+
+
+def test_calibration_of_a_judge_with_other_settings_is_refused():
+    accuracy = dataclasses.replace(accuracy_of(80, 20, 90, 10), judge_fingerprint="a" * 64)
+    with pytest.raises(JudgeAccuracyError, match=r"with other settings or weights .* calibrate the judge as"):
+        compare(BEFORE, judged_with(AFTER, "b" * 64), judge_error=accuracy)
+    compare(BEFORE, judged_with(AFTER, "a" * 64), judge_error=accuracy, num_resamples=100)
+
+
 def test_calibration_of_another_judge_is_refused():
     accuracy = dataclasses.replace(accuracy_of(80, 20, 90, 10), judge="guard")
     with pytest.raises(JudgeAccuracyError, match="is of guard, but the answers were judged by rule"):

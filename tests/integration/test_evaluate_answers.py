@@ -143,6 +143,28 @@ def test_baseline_is_compared_prompt_by_prompt(run: Path, settings: Path, tmp_pa
     assert "The gap of the safe rate shrank with probability" in " ".join(printed.split())
 
 
+def test_baseline_that_cannot_be_compared_is_refused_before_any_answer(
+    run: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    succeed(run, "--safety", settings, "--output", tmp_path)
+    monkeypatch.setattr(safety, "load_model", lambda *_, **__: pytest.fail("loaded the model"))
+    baseline = ("--baseline", tmp_path / "answers-mine.json", "--output", tmp_path / "out")
+    message = refusal(run, "--safety", settings, *baseline, "--set", "judge={kind: refusal}")
+    assert "judged by function" in message
+    assert "different prompts" in refusal(
+        run, "--safety", settings, *baseline, "--set", "prompts.max_prompts=3"
+    )
+    assert "refusal rule and by" in refusal(run, "--safety", settings, *baseline, "--set", "refusals=false")
+
+
+def test_comparison_of_an_earlier_call_does_not_stay(run: Path, settings: Path, tmp_path: Path) -> None:
+    succeed(run, "--safety", settings, "--output", tmp_path)
+    succeed(run, "--safety", settings, "--output", tmp_path, "--baseline", tmp_path / "answers-mine.json")
+    assert (tmp_path / "comparison-mine.md").exists()
+    succeed(run, "--safety", settings, "--output", tmp_path)
+    assert not list(tmp_path.glob("comparison-mine.*"))
+
+
 def test_helpfulness_is_compared_with_that_of_the_baseline(run: Path, tmp_path: Path) -> None:
     reward = {"path": str(write_score_model(tmp_path, score_type="reward"))}
     mine = write(tmp_path / "mine.yaml", reward_model=reward)
@@ -189,6 +211,10 @@ def test_results_of_a_run_lie_beside_its_other_figures(run: Path, settings: Path
         (["--set", "answers.top_k=3", "--set", "answers.temperature=0.0"], "top_k"),
         (["--set", "calibration=missing.json"], "missing.json"),
         (["--baseline", "missing.json"], "missing.json holds no judged answers"),
+        (["--set", "targets={frud: 0.1}"], "targets for ['frud']: expected categories of the prompts"),
+        (["--set", "targets=5.0"], "targets"),
+        (["--set", "targets={Drugs: 1.5}"], "Drugs: Input should be less than 1, got 1.5"),
+        (["--set", "reward_model={path: missing}"], "missing"),
     ],
 )
 def test_what_has_no_effect_or_makes_no_sense_is_refused(

@@ -13,12 +13,14 @@ from jaxalign.evaluation.judges.interface import JudgeError, Judgements, Prompts
 class FunctionJudge:
     """A function (prompts, responses) -> one harm score in [0, 1] for each, None or NaN for unjudged; or Judgements.
 
-    Prompts are tuples of `Message`. From scores alone, an answer is safe below 0.5.
+    Prompts are tuples of `Message`. From scores alone, an answer is safe below 0.5. The function may carry a text
+    `fingerprint`, to be changed when its verdicts change.
     """
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self._function = function
         self.name = f"function {name}"
+        self.fingerprint = getattr(function, "fingerprint", None)
         self.limits = f"{self.name} is your own: nothing is known of its errors until it is calibrated."
 
     def __call__(self, prompts: Prompts, responses: Sequence[str]) -> Judgements:

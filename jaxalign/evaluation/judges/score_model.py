@@ -117,6 +117,7 @@ class CostJudge:
         _check_type(name, model.score_type, "cost")
         self._model = model
         self.name = f"cost model {name}"
+        self.fingerprint = model.fingerprint
         self.limits = (
             f"{self.name} calls unsafe what its training data did; its harm is a score, not a probability."
         )
@@ -140,6 +141,11 @@ def load_reward_model(config: RewardModelConfig, mesh: Mesh | None = None) -> Sc
 def open_reward_model(config: RewardModelConfig) -> ScoreCheckpoint:
     """The files of a reward model. Raises JudgeError for a cost model, CheckpointError for anything else."""
     return _open(config, "reward")
+
+
+def scorer_name(config: RewardModelConfig) -> str:
+    """The name of its scores."""
+    return f"reward model {config.path.name}"
 
 
 def _open(config: ScoreModelConfig | RewardModelConfig, expected: ScoreType) -> ScoreCheckpoint:
