@@ -84,10 +84,14 @@ def judge_accuracy(calibration: Calibration) -> JudgeAccuracy:
     )
 
 
+def rogan_gladen(safe_rate: np.ndarray, sensitivity: np.ndarray, specificity: np.ndarray) -> np.ndarray:
+    """The true safe rate behind the judged one: (r + se - 1) / (se + sp - 1), outside [0, 1] where it contradicts."""
+    return (safe_rate + sensitivity - 1.0) / np.maximum(sensitivity + specificity - 1.0, LEAST_INFORMATIVE)
+
+
 def correct_safe_rate(safe_rate: np.ndarray, sensitivity: np.ndarray, specificity: np.ndarray) -> np.ndarray:
-    """The true safe rate behind the judged one, after Rogan and Gladen: (r + se - 1) / (se + sp - 1), in [0, 1]."""
-    informed = np.maximum(sensitivity + specificity - 1.0, LEAST_INFORMATIVE)
-    return np.clip((safe_rate + sensitivity - 1.0) / informed, 0.0, 1.0)
+    """The true safe rate behind the judged one, after Rogan and Gladen, within [0, 1]."""
+    return np.clip(rogan_gladen(safe_rate, sensitivity, specificity), 0.0, 1.0)
 
 
 def counted_accuracy(accuracy: JudgeAccuracy, categories: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

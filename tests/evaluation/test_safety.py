@@ -145,6 +145,14 @@ def test_all_safe_has_no_gap_and_still_an_interval_that_reaches_down():
     assert found.overall.safe_rate.low < 0.9
 
 
+def test_judged_rate_that_contradicts_the_calibration_is_noted():
+    given = answers_of(*[("s", "a")] * 197, *[("u", "a")] * 3, *[("s", "b")] * 70, *[("u", "b")] * 30)
+    notes = evaluate_answers(given, judge_error=accuracy_of(90, 10, 70, 30), num_resamples=200).notes
+    assert any("contradicts the calibration: a, all." in note for note in notes)
+    fitting = evaluate_answers(given, judge_error=accuracy_of(90, 10, 99, 1), num_resamples=200).notes
+    assert not any("contradicts" in note for note in fitting)
+
+
 def test_one_prompt_is_evaluated():
     found = evaluate_answers(answers_of(("s", "a")), targets=0.1, num_resamples=100)
     assert found.overall.safe_rate.value == 1.0
