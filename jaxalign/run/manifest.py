@@ -119,10 +119,18 @@ def read_manifest(workdir: Path) -> dict[str, Any] | None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; numbers that are not finite, which JSON has no word for, become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is whole or not there; a failure leaves nothing behind."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _finite(value: Any) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,18 +150,19 @@ def _responses(
     answerer: Answerer, model: LoadedModel, prompts: PromptSet, options: AnswersConfig, kept: Path
 ) -> list[list[str]]:
     """The answers of the model; those that an earlier call left unjudged if they are of the same model and prompts."""
-    format = text_format(model)
+    format = text_format(
+        model, without_template="put the chat_template.jinja that it was trained with into its folder"
+    )
     key: dict[str, Any] = {
         "model": answerer.model_fingerprint,
         "prompts": prompts.fingerprint(),
         "ids": [row.id for row in prompts.rows],
         "answers": answerer.answer_settings,
     }
-    if kept.exists():
-        content = json.loads(kept.read_text(encoding="utf-8"))
-        if content["key"] == key:
-            log.info("answers taken from %s, where an earlier call left them unjudged", kept)
-            return content["responses"]
+    found = _kept(kept, key) if kept.exists() else None
+    if found is not None:
+        log.info("answers taken from %s, where an earlier call left them unjudged", kept)
+        return found
     texts = generate_texts(
         model,
         [row.prompt for row in prompts.rows],
@@ -174,6 +175,18 @@ def _responses(
     )
     write_json(kept, {"key": key, "responses": texts})
     return texts
+
+
+def _kept(file: Path, key: dict[str, Any]) -> list[list[str]] | None:
+    """The answers that an earlier call left, None if they are to something else or the file is damaged."""
+    try:
+        content = json.loads(file.read_bytes())
+        return content["responses"] if content["key"] == key else None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning(
+            "%s is damaged (%s: %s), so the prompts are answered anew", file, type(error).__name__, error
+        )
+        return None
 
 
 def _refusal_judge(config: SafetyConfig, judge: Judge) -> Judge | None:
@@ -210,11 +223,22 @@ def _margins_of(
     file = path / "metrics.jsonl"
     if step is None or targets is None or not file.exists():
         return {}
-    records = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
-    newest: dict[str, Any] = next((record for record in records if record["step"] == step), {})
+    newest: dict[str, Any] = next((record for record in _records(file) if record.get("step") == step), {})
     names = targets if isinstance(targets, Mapping) else prompts.category_names
     found = {name: newest.get(f"adaptive/margin/{name}") for name in names}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _records(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a log; a line that was half-written when a process was killed is left out."""
+    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        try:
+            record = json.loads(line) if line.strip() else {}
+        except ValueError as error:
+            log.warning("%s, line %d is left out: %s", file, number, error)
+            continue
+        if isinstance(record, dict):
+            yield record
 
 
 def _scored(config: RewardModelConfig, answers: Answers) -> Answers:

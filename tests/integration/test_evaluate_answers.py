@@ -10,10 +10,11 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from jaxalign.cli import app
-from jaxalign.config import parse_config
+from jaxalign.config import load_settings, parse_config
 from jaxalign.evaluation.answers_file import read_answers
 from jaxalign.evaluation.result import SafetyResult
 from jaxalign.evaluation.safety import evaluate_answers
+from jaxalign.evaluation.settings import SafetyConfig
 from jaxalign.run import safety
 from jaxalign.run.train import train
 from tests import tiny
@@ -116,6 +117,34 @@ def test_answers_outlive_a_judge_that_fails(
     monkeypatch.setattr(safety, "generate_texts", lambda *_, **__: pytest.fail("answered a second time"))
     succeed(run, "--safety", write(tmp_path / "mine.yaml"), "--output", tmp_path)
     assert [list(texts) for texts in read_answers(tmp_path / "answers-mine.json").responses] == kept
+
+
+@pytest.mark.parametrize("content", ["{}", "{", "[]"])
+def test_damaged_answers_of_an_earlier_call_are_made_anew(
+    content: str, run: Path, settings: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "responses-mine.json").write_text(content)
+    succeed(run, "--safety", settings, "--output", tmp_path)
+    assert (tmp_path / "safety-mine.json").exists()
+
+
+def test_half_written_line_of_the_log_costs_no_margin(run: Path, tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    log.write_text((run / "metrics.jsonl").read_text() + '{"step": 3, "lo')
+    found = safety._margins_of(tmp_path, 2, safety.load_prompts(load(tmp_path).prompts), {"Violence": 0.5})
+    assert found == {"Violence": margins(run)["Violence"]}
+
+
+def load(folder: Path) -> SafetyConfig:
+    return load_settings(SafetyConfig, write(folder / "mine.yaml"), [])
+
+
+def test_model_without_a_chat_template_is_told_a_remedy_that_there_is(settings: Path, tmp_path: Path) -> None:
+    model = tiny.write_model(tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    message = refusal(model, "--safety", settings, "--output", tmp_path / "out")
+    assert "has no chat template; put the chat_template.jinja" in message
+    assert "--raw" not in message
 
 
 def test_answers_to_other_prompts_are_not_taken(run: Path, tmp_path: Path) -> None:

@@ -64,6 +64,10 @@ def load_function(path: str) -> FunctionJudge:
             f"{path}: cannot import {module_name} ({error}); install it, or put its folder on PYTHONPATH (now in "
             f"{os.getcwd()})"
         ) from error
+    except Exception as error:  # of its code, a SyntaxError too
+        raise JudgeError(
+            f"{path}: importing {module_name} raised {type(error).__name__}: {error}; mend the module"
+        ) from error
     for part in name.split("."):
         found = getattr(found, part, None)
     if not callable(found):
