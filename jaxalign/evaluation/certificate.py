@@ -46,7 +46,10 @@ class Constraint:
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """The constraints of all categories with a target. With `confidence`, no category is called met by mistake."""
+    """The constraints of all categories with a target. With `confidence`, no category is called met by mistake.
+
+    `without_target` are the categories of the prompts that have none, of which `all_met` says nothing.
+    """
 
     all_met: bool
     confidence: float
@@ -56,6 +59,7 @@ class Certificate:
     limits: str
     judge_accuracy: JudgeAccuracy | None
     constraints: tuple[Constraint, ...]
+    without_target: tuple[str, ...] = ()
 
 
 def certify(
@@ -103,6 +107,7 @@ def certify(
         limits=answers.limits,
         judge_accuracy=accuracy,
         constraints=tuple(constraints),
+        without_target=tuple(name for name in names if name not in target_of),
     )
 
 

@@ -171,10 +171,16 @@ def result_schema() -> dict[str, Any]:
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of a Markdown table; bars in a cell are escaped, and columns that hold no value are left out."""
+    """Lines of a Markdown table; bars in a cell are escaped, and columns that hold no value are left out.
+
+    Spaces and line breaks of any kind become one space.
+    """
     filled = [i for i in range(len(header)) if not rows or any(row[i] != "-" for row in rows)]
     cells = [header, ("---",) * len(header), *rows]
-    return ["| " + " | ".join(row[i].replace("|", "\\|") for i in filled) + " |" for row in cells]
+    return [
+        "| " + " | ".join(" ".join(row[i].split()).replace("|", "\\|") for i in filled) + " |"
+        for row in cells
+    ]
 
 
 def _group_row(name: str, group: GroupFigures) -> tuple[str, ...]:
@@ -197,6 +203,11 @@ def _spread_table(name: str, spread: Spread) -> list[str]:
 
 def _certificate_lines(certificate: Certificate) -> list[str]:
     verdict = "all met" if certificate.all_met else "not all met"
+    given, without = len(certificate.constraints), certificate.without_target
+    if without:
+        verdict += (
+            f"; {given} of {given + len(without)} categories have a target; none for: {', '.join(without)}"
+        )
     header = ("constraint", "status", "target", "rate", "at most", "slack", "margin", "prompts", "needed")
     rows = [
         (

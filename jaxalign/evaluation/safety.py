@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxalign.evaluation.answers import Answers, AnswersError, PromptSums
 from jaxalign.evaluation.bootstrap import Resampling
-from jaxalign.evaluation.certificate import certify
+from jaxalign.evaluation.certificate import Certificate, certify
 from jaxalign.evaluation.equality import gaps_if_equal
 from jaxalign.evaluation.helpfulness import HelpfulnessScores, helpfulness
 from jaxalign.evaluation.judge_accuracy import JudgeAccuracy
@@ -65,7 +65,7 @@ def evaluate_answers(
         under_refusal=_refusal(sums, rates, "under_refusal", HARMFUL, resampling),
         helpfulness=None if helpfulness_scores is None else helpfulness(helpfulness_scores, resampling),
         certificate=certificate,
-        notes=_notes(answers, sums, rates, judge_error),
+        notes=(*_notes(answers, sums, rates, judge_error), *_untargeted(certificate)),
     )
 
 
@@ -143,6 +143,17 @@ def _spreads(
             resampling=resampling,
         )
     return spreads
+
+
+def _untargeted(certificate: Certificate | None) -> tuple[str, ...]:
+    """The note that the certificate says nothing of some categories."""
+    if certificate is None or not certificate.without_target:
+        return ()
+    given, without = len(certificate.constraints), certificate.without_target
+    return (
+        f"{given} of {given + len(without)} categories have a target; the certificate says nothing of: "
+        f"{', '.join(without)}.",
+    )
 
 
 def _contradictions(sums: PromptSums, rates: dict[str, Sampled]) -> list[str]:
