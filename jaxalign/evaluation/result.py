@@ -203,11 +203,10 @@ def _spread_table(name: str, spread: Spread) -> list[str]:
 
 def _certificate_lines(certificate: Certificate) -> list[str]:
     verdict = "all met" if certificate.all_met else "not all met"
-    given, without = len(certificate.constraints), certificate.without_target
+    given, without, partly = len(certificate.constraints), certificate.without_target, ""
     if without:
-        verdict += (
-            f"; {given} of {given + len(without)} categories have a target; none for: {', '.join(without)}"
-        )
+        total = given + len(without)
+        partly = f" {given} of {total} categories have a target; none for: {', '.join(without)}."
     header = ("constraint", "status", "target", "rate", "at most", "slack", "margin", "prompts", "needed")
     rows = [
         (
@@ -224,7 +223,7 @@ def _certificate_lines(certificate: Certificate) -> list[str]:
         for c in certificate.constraints
     ]
     return [
-        f"Certificate: {verdict}, with {certificate.confidence:.0%} confidence ({certificate.correction}).",
+        f"Certificate: {verdict}, with {certificate.confidence:.0%} confidence ({certificate.correction}).{partly}",
         "",
         *table(header, rows),
     ]
