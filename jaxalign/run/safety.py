@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxalign.config import Config, ConfigError
+from jaxalign.config import ConfigError
 from jaxalign.data.prompt_subsets import balanced_subset
 from jaxalign.data.prompts import PromptSet, read_prompts
 from jaxalign.evaluation.answerer import Answerer
@@ -32,6 +31,7 @@ from jaxalign.models.sampling import Sampling
 from jaxalign.run.generate import generate_texts, text_format
 from jaxalign.run.load import LoadedModel, WhichStep, is_run, load_model, run_config
 from jaxalign.run.manifest import model_fingerprint, read_manifest, run_fingerprint, write_json
+from jaxalign.run.margin_figures import margins_of, targets_of
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def evaluate_safety(
     judge = make_judge(config.judge)  # whatever is wrong with it shows before an hour of answers
     if accuracy is not None:
         accuracy.check(judge_id(judge))
-    targets = config.targets if config.targets is not None else _targets_of(run, prompts)
+    targets = config.targets if config.targets is not None else targets_of(run, prompts)
     if targets is not None:
         check_targets(prompts.category_names, targets)
     if before is not None:
@@ -87,7 +87,7 @@ def evaluate_safety(
     answers = dataclasses.replace(judged, answerer=answerer)
     if config.reward_model is not None:
         answers = _scored(config.reward_model, answers)
-    margins = _margins_of(path, answerer.step, prompts, targets)
+    margins = margins_of(path, answerer.step, prompts, targets)
     result = evaluate_answers(
         answers,
         targets=targets,
@@ -194,14 +194,6 @@ def _refusal_judge(config: SafetyConfig, judge: Judge) -> Judge | None:
     return RefusalJudge() if config.refusals and not isinstance(judge, RefusalJudge) else None
 
 
-def _targets_of(run: Config | None, prompts: PromptSet) -> dict[str, float] | None:
-    """The target rates of a run's margin rule, for the categories that the prompts have."""
-    if run is None or "margin" not in run.loss.rules:
-        return None
-    known = [name for name in prompts.category_names if name in run.data.category_names]
-    return run.adaptive.margin.targets_of(known) or None
-
-
 def _check_baseline(before: Answers, prompts: PromptSet, config: SafetyConfig, judge: Judge) -> None:
     """Raise AnswersError where the baseline cannot be compared with; warn where its helpfulness cannot."""
     itself = (
@@ -214,31 +206,6 @@ def _check_baseline(before: Answers, prompts: PromptSet, config: SafetyConfig, j
             "helpfulness is not compared: the baseline has %s; evaluate it with the same reward_model",
             f"scores by {before.scored_by}" if before.scored_by else "no scores",
         )
-
-
-def _margins_of(
-    path: Path, step: int | None, prompts: PromptSet, targets: float | Mapping[str, float] | None
-) -> dict[str, float]:
-    """The margins that a run logged at its step, for the categories of the prompts that have a target."""
-    file = path / "metrics.jsonl"
-    if step is None or targets is None or not file.exists():
-        return {}
-    newest: dict[str, Any] = next((record for record in _records(file) if record.get("step") == step), {})
-    names = targets if isinstance(targets, Mapping) else prompts.category_names
-    found = {name: newest.get(f"adaptive/margin/{name}") for name in names}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _records(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a log; a line that was half-written when a process was killed is left out."""
-    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
-        try:
-            record = json.loads(line) if line.strip() else {}
-        except ValueError as error:
-            log.warning("%s, line %d is left out: %s", file, number, error)
-            continue
-        if isinstance(record, dict):
-            yield record
 
 
 def _scored(config: RewardModelConfig, answers: Answers) -> Answers:

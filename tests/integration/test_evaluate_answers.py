@@ -16,6 +16,7 @@ from jaxalign.evaluation.result import SafetyResult
 from jaxalign.evaluation.safety import evaluate_answers
 from jaxalign.evaluation.settings import SafetyConfig
 from jaxalign.run import safety
+from jaxalign.run.margin_figures import margins_of
 from jaxalign.run.train import train
 from tests import tiny
 from tests.evaluation.judges.cases import write_score_model
@@ -131,7 +132,7 @@ def test_damaged_answers_of_an_earlier_call_are_made_anew(
 def test_half_written_line_of_the_log_costs_no_margin(run: Path, tmp_path: Path) -> None:
     log = tmp_path / "metrics.jsonl"
     log.write_text((run / "metrics.jsonl").read_text() + '{"step": 3, "lo')
-    found = safety._margins_of(tmp_path, 2, safety.load_prompts(load(tmp_path).prompts), {"Violence": 0.5})
+    found = margins_of(tmp_path, 2, safety.load_prompts(load(tmp_path).prompts), {"Violence": 0.5})
     assert found == {"Violence": margins(run)["Violence"]}
 
 
