@@ -1,11 +1,9 @@
-"""Parts of a prompt set that depend on nothing but the prompts: balanced by category, or unseen in training."""
+"""Parts of a prompt set that depend on nothing but the prompts: balanced by category."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from jaxalign.data.ordering import unit_hash
 from jaxalign.data.prompts import PromptRow, PromptSet
-from jaxalign.data.schema import DataError, Message, opening_key
 
 BENIGN = (
     "(benign)"  # the groups of prompts without a category; no category is called so, and no table shows them
@@ -42,25 +40,6 @@ def balanced_subset(prompts: PromptSet, max_prompts: int, *, seed: int = 0) -> P
             f"at least {len(order)}"
         )
     return replace(prompts, rows=tuple(row for row in prompts.rows if row.id in chosen))
-
-
-def without(prompts: PromptSet, others: Iterable[tuple[Message, ...]]) -> PromptSet:
-    """The prompts that open no conversation of `others`, such as those of the training data.
-
-    Letter case, spacing and system turns make no difference, as where `heldout_fraction` splits. Raises DataError
-    if no prompt is left.
-    """
-    seen = {opening_key(other) for other in others}
-    rows = tuple(row for row in prompts.rows if opening_key(row.prompt) not in seen)
-    if not rows:
-        raise DataError(
-            "no prompts left",
-            origin=prompts.name,
-            got=f"{len(prompts.rows)} prompts, all of them among the others",
-            expected="prompts that do not occur there",
-            remedy="choose a held-out set",
-        )
-    return replace(prompts, rows=rows)
 
 
 def _groups(row: PromptRow) -> tuple[str, ...]:

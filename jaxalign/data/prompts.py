@@ -100,6 +100,14 @@ def read_prompts(
             f"category_column={category_column!r} has an effect only with layout plain (this is {chosen}); "
             "leave it out, or give layout plain"
         )
+    beside = next((name for name in CATEGORY_COLUMNS if name in records[0].values), None)
+    if layout == "auto" and chosen == "xstest" and beside is not None:
+        log.warning(
+            "%s: read in layout xstest, as it has `type` and `label` (or `focus`), so `%s` is not used; give layout "
+            "plain to use it",
+            path,
+            beside,
+        )
     column = category_column or (_category_column(records) if chosen == "plain" else None)
     rows: dict[tuple[str, ...], tuple[PromptRow, str]] = {}
     for record in records:

@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxalign.data.prompts import PromptSet, in_order
 from jaxalign.errors import JaxalignError
-from jaxalign.evaluation.judges.interface import Judge, Judgements
+from jaxalign.evaluation.answerer import Answerer
+from jaxalign.evaluation.judges.interface import Judge, JudgeId, Judgements, judge_id, same_judge
 
 
 class AnswersError(JaxalignError, ValueError):
@@ -46,7 +47,9 @@ class Answers:
     """One or more answers to each prompt, in the order of the set, and what the judges say.
 
     Judgements are flat: the prompts in order, the answers of a prompt side by side. `refusals` are those of a
-    second judge, for refusals alone, where the first tells none. Raises AnswersError where numbers differ.
+    second judge, for refusals alone, where the first tells none. `answerer` is None where it is not known whose
+    answers they are. `scores`, flat too and NaN where there is none, tell how helpful each answer is, as the model
+    `scored_by` has it. Raises AnswersError where numbers differ.
     """
 
     prompt_set: PromptSet
@@ -57,6 +60,12 @@ class Answers:
     refusals: Judgements | None = None
     refusal_judge: str | None = None
     refusal_limits: str | None = None
+    answerer: Answerer | None = None
+    scores: np.ndarray | None = None
+    scored_by: str | None = None
+    scorer_fingerprint: str | None = None
+    judge_fingerprint: str | None = None
+    refusal_judge_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers of prompts, answers and judgements."""
@@ -73,6 +82,11 @@ class Answers:
                 raise AnswersError(
                     f"{len(judgements.harm)} {name} of {self.num_answers} answers: judge every answer once"
                 )
+        if self.scores is not None and np.shape(self.scores) != (self.num_answers,):
+            raise AnswersError(
+                f"scores of shape {np.shape(self.scores)} for {self.num_answers} answers: score every answer once, NaN "
+                "where there is no score"
+            )
         if self.refusals is not None and self.refusals.refused is None:
             raise AnswersError(
                 f"refusals by {self.refusal_judge}, a judge that tells none: use one that does, or leave them out"
@@ -82,6 +96,12 @@ class Answers:
     def num_answers(self) -> int:
         """Answers to all prompts."""
         return sum(map(len, self.responses))
+
+    @property
+    def judges(self) -> tuple[JudgeId, JudgeId]:
+        """The judge, and that of refusals alone."""
+        refusals = self.refusal_judge, self.refusal_judge_fingerprint
+        return (self.judge, self.judge_fingerprint), refusals
 
     def sums(self) -> PromptSums:
         """The sums over the answers of each prompt. Raises AnswersError where none was judged."""
@@ -136,15 +156,24 @@ def judge_answers(
         refusal_judge(prompts, texts) if refusal_judge else None,
         refusal_judge.name if refusal_judge else None,
         refusal_judge.limits if refusal_judge else None,
+        judge_fingerprint=judge_id(judge)[1],
+        refusal_judge_fingerprint=judge_id(refusal_judge)[1],
     )
+
+
+def same_judges(one: Sequence[JudgeId], other: Sequence[JudgeId]) -> bool:
+    """Whether these are the same judges, as far as is known."""
+    return all(map(same_judge, one, other))
 
 
 def merge_answers(parts: Sequence[Answers]) -> Answers:
     """The answers of several parts to different prompts, as one. Raises AnswersError where the judges differ."""
     first = parts[0]
-    judges = sorted({f"{part.judge}, {part.refusal_judge}" for part in parts})
-    if len(judges) > 1:
-        raise AnswersError(f"parts judged by different judges ({'; '.join(judges)}): judge all by the same")
+    other = next((part for part in parts if not same_judges(part.judges, first.judges)), None)
+    if other is not None:
+        raise AnswersError(
+            f"parts judged by different judges ({first.judges}; {other.judges}): judge all by the same"
+        )
     prompt_set = PromptSet(
         first.prompt_set.name,
         tuple(row for part in parts for row in part.prompt_set.rows),
@@ -152,8 +181,15 @@ def merge_answers(parts: Sequence[Answers]) -> Answers:
         sum(part.prompt_set.num_merged for part in parts),
     )
     refusals = [part.refusals for part in parts if part.refusals is not None]
+    scores = [part.scores for part in parts if part.scores is not None]
+    scorers = {(part.scored_by, part.scorer_fingerprint) for part in parts}
+    scored = len(scores) == len(parts) and len(scorers) == 1
     return dataclasses.replace(
         first,
+        answerer=first.answerer if all(part.answerer == first.answerer for part in parts) else None,
+        scores=np.concatenate(scores) if scored else None,
+        scored_by=first.scored_by if scored else None,
+        scorer_fingerprint=first.scorer_fingerprint if scored else None,
         prompt_set=prompt_set,
         responses=tuple(texts for part in parts for texts in part.responses),
         judgements=_joined([part.judgements for part in parts]),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from jaxalign.data.prompts import PromptRow, PromptSet
 from jaxalign.data.schema import Message
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import Answers, AnswersError
 from jaxalign.evaluation.judges.interface import Judgements
 
 
 @dataclasses.dataclass(frozen=True)
 class JudgedText:
-    """One answer. `harm` is None where unjudged; `refused` is None where no judge told."""
+    """One answer. `harm` is None where unjudged, `refused` where no judge told, `score` where none scored it."""
 
     text: str
     harm: float | None
     safe: bool
     refused: bool | None
     category: str | None
+    score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,7 @@ class JudgedPrompt:
 
 @dataclasses.dataclass(frozen=True)
 class AnswersFile:
-    """The whole file."""
+    """The whole file. What has a default is missing in files of earlier versions."""
 
     prompt_set: str
     category_names: tuple[str, ...]
@@ -49,6 +52,11 @@ class AnswersFile:
     tells_refusals: bool
     tells_categories: bool
     prompts: tuple[JudgedPrompt, ...]
+    answerer: Answerer | None = None
+    scored_by: str | None = None
+    scorer_fingerprint: str | None = None
+    judge_fingerprint: str | None = None
+    refusal_judge_fingerprint: str | None = None
 
 
 _FILE = TypeAdapter(AnswersFile)
@@ -68,6 +76,7 @@ def write_answers(path: Path, answers: Answers) -> None:
             safe=bool(judgements.safe[i]),
             refused=bool(refusals.refused[i]) if told and refusals.refused is not None else None,
             category=judgements.categories[i] if judgements.categories else None,
+            score=None if answers.scores is None or np.isnan(answers.scores[i]) else float(answers.scores[i]),
         )
 
     prompts = [
@@ -85,6 +94,11 @@ def write_answers(path: Path, answers: Answers) -> None:
         tells_refusals=refusals.refused is not None,
         tells_categories=judgements.categories is not None,
         prompts=tuple(prompts),
+        answerer=answers.answerer,
+        scored_by=answers.scored_by,
+        scorer_fingerprint=answers.scorer_fingerprint,
+        judge_fingerprint=answers.judge_fingerprint,
+        refusal_judge_fingerprint=answers.refusal_judge_fingerprint,
     )
     path.write_bytes(_FILE.dump_json(content, indent=1))
 
@@ -99,7 +113,7 @@ def read_answers(path: Path) -> Answers:
         ) from error
     rows = tuple(PromptRow(p.id, p.prompt, p.categories, p.benign) for p in content.prompts)
     texts = [text for prompt in content.prompts for text in prompt.answers]
-    harm = np.array([math.nan if text.harm is None else text.harm for text in texts])
+    harm = _or_nan(text.harm for text in texts)
     told = np.array([text.refused is not None for text in texts])
     refused = np.array([bool(text.refused) for text in texts])
     second = content.refusal_judge is not None
@@ -120,7 +134,17 @@ def read_answers(path: Path) -> Answers:
         refusals=refusals,
         refusal_judge=content.refusal_judge,
         refusal_limits=content.refusal_limits,
+        answerer=content.answerer,
+        scores=_or_nan(text.score for text in texts) if content.scored_by is not None else None,
+        scored_by=content.scored_by,
+        scorer_fingerprint=content.scorer_fingerprint,
+        judge_fingerprint=content.judge_fingerprint,
+        refusal_judge_fingerprint=content.refusal_judge_fingerprint,
     )
+
+
+def _or_nan(values: Iterable[float | None]) -> np.ndarray:
+    return np.array([math.nan if value is None else value for value in values])
 
 
 def _problem(error: OSError | ValidationError) -> str:

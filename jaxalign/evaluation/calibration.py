@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxalign.data.schema import NO_CATEGORY, prompt_key
-from jaxalign.evaluation.judges.interface import Judge, Judgements
+from jaxalign.evaluation.judges.interface import Judge, Judgements, judge_id
 from jaxalign.evaluation.labelled import read_labelled
 
 Z_95 = 1.959963984540054
@@ -63,11 +63,13 @@ class Calibration:
     num_prompts: int
     overall: Confusion
     categories: dict[str, Confusion]
+    judge_fingerprint: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the counts, and what follows from them for readers."""
         return {
             "judge": self.judge,
+            "judge_fingerprint": self.judge_fingerprint,
             "limits": self.limits,
             "file": self.file,
             "num_prompts": self.num_prompts,
@@ -86,6 +88,7 @@ class Calibration:
                 num_prompts=_count(values["num_prompts"]),
                 overall=_confusion(values["overall"]),
                 categories={str(name): _confusion(figures) for name, figures in values["categories"].items()},
+                judge_fingerprint=values.get("judge_fingerprint"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -113,6 +116,7 @@ def calibrate(judge: Judge, file: Path) -> Calibration:
         num_prompts=len({prompt_key(row.prompt) for row in rows}),
         overall=confusion(unsafe, judgements),
         categories={name: confusion(unsafe, judgements, members) for name, members in inside.items()},
+        judge_fingerprint=judge_id(judge)[1],
     )
 
 

@@ -5,7 +5,7 @@ The bounds are exact or conservative at every number of prompts; nothing is resa
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -46,7 +46,10 @@ class Constraint:
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """The constraints of all categories with a target. With `confidence`, no category is called met by mistake."""
+    """The constraints of all categories with a target. With `confidence`, no category is called met by mistake.
+
+    `without_target` are the categories of the prompts that have none, of which `all_met` says nothing.
+    """
 
     all_met: bool
     confidence: float
@@ -56,6 +59,7 @@ class Certificate:
     limits: str
     judge_accuracy: JudgeAccuracy | None
     constraints: tuple[Constraint, ...]
+    without_target: tuple[str, ...] = ()
 
 
 def certify(
@@ -74,7 +78,11 @@ def certify(
     """
     names = answers.prompt_set.category_names
     target_of = dict(targets) if isinstance(targets, Mapping) else dict.fromkeys(names, targets)
-    _check(names, target_of, margins)
+    check_targets(names, targets)
+    if margins is not None and not set(margins) & set(target_of):
+        raise CertificateError(
+            f"margins of {sorted(margins)}, but targets for {sorted(target_of)}: give margins of these categories"
+        )
     sums = answers.sums()
     single = bool((sums.answers == 1).all())
     members = dict(zip(sums.names, sums.categories.T, strict=True))
@@ -99,6 +107,7 @@ def certify(
         limits=answers.limits,
         judge_accuracy=accuracy,
         constraints=tuple(constraints),
+        without_target=tuple(name for name in names if name not in target_of),
     )
 
 
@@ -140,18 +149,16 @@ def _divergence(rate: float, other: float) -> float:
     return seen + ((1.0 - rate) * math.log((1.0 - rate) / (1.0 - other)) if rate < 1.0 else 0.0)
 
 
-def _check(names: tuple[str, ...], targets: Mapping[str, float], margins: Mapping[str, float] | None) -> None:
-    unknown = sorted(set(targets) - set(names))
-    if unknown or not targets:
+def check_targets(names: Sequence[str], targets: float | Mapping[str, float]) -> None:
+    """Raise CertificateError unless targets are rates of categories among these."""
+    target_of = dict(targets) if isinstance(targets, Mapping) else dict.fromkeys(names, targets)
+    unknown = sorted(set(target_of) - set(names))
+    if unknown or not target_of:
         got = f"targets for {unknown}" if unknown else "no category to set a target for"
         raise CertificateError(f"{got}: expected categories of the prompts, {list(names)}; correct the names")
-    wrong = {name: target for name, target in targets.items() if not 0.0 <= target < 1.0}
+    wrong = {name: target for name, target in target_of.items() if not 0.0 <= target < 1.0}
     if wrong:
         raise CertificateError(f"targets {wrong}: expected violation rates from 0 to below 1, such as 0.05")
-    if margins is not None and not set(margins) & set(targets):
-        raise CertificateError(
-            f"margins of {sorted(margins)}, but targets for {sorted(targets)}: give margins of these categories"
-        )
 
 
 def _errors(tested: list[str], accuracy: JudgeAccuracy | None, error: float) -> tuple[float, float]:

@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from jaxalign.evaluation.answers import Answers, AnswersError, PromptSums
+from jaxalign.data.prompts import PromptSet
+from jaxalign.evaluation.answerer import Answerer
+from jaxalign.evaluation.answers import Answers, AnswersError, PromptSums, same_judges
 from jaxalign.evaluation.bootstrap import SHRUNKEN, Resampling
-from jaxalign.evaluation.helpfulness import HelpfulnessScores, helpfulness_draws
+from jaxalign.evaluation.helpfulness import HelpfulnessScores, helpfulness_draws, paired_scores
 from jaxalign.evaluation.judge_accuracy import JudgeAccuracy
+from jaxalign.evaluation.judges.interface import JudgeId
 from jaxalign.evaluation.rates import (
     ALL,
     BENIGN,
@@ -44,7 +47,8 @@ class Change:
 class Comparison:
     """Paired differences, after - before, of the figures of `SafetyResult`.
 
-    `spread` is by figure (safe_rate, ...) and then by mean, variance, standard_deviation, gap and worst.
+    `spread` is by figure (safe_rate, ...) and then by mean, variance, standard_deviation, gap and worst. `before` and
+    `after` say which models answered, None where that is not known.
     """
 
     prompt_set: str
@@ -62,6 +66,8 @@ class Comparison:
     under_refusal: Change | None
     helpfulness: Change | None
     probability_gap_shrank: float | None
+    before: Answerer | None = None
+    after: Answerer | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -85,6 +91,8 @@ class Comparison:
         changes |= {name: change for name, change in others.items() if change is not None}
         header = ("figure", "before", "after", "change", "probability that it improved")
         lines = [
+            f"Before: {self.before or 'not known'}. After: {self.after or 'not known'}.",
+            "",
             f"{self.prompts} prompts of {self.prompt_set}, judged by {self.judge}. {self.limits} Intervals hold "
             f"{self.confidence:.0%}.",
             "",
@@ -122,10 +130,15 @@ def compare(
     num_resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Comparison:
-    """The changes from one model to another. Raises AnswersError unless prompts and judges are the same."""
+    """The changes from one model to another. Raises AnswersError unless prompts and judges are the same.
+
+    Scores of helpfulness are those that both carry from one reward model, unless given.
+    """
+    helpfulness_scores = helpfulness_scores or paired_scores(before, after)
     _check(before, after, helpfulness_scores)
     if judge_error is not None:
-        judge_error.check(before.judge)
+        judge_error.check(before.judges[0])
+        judge_error.check(after.judges[0])
     resampling = Resampling(num_resamples, seed, confidence)
     sums = before.sums()
     pair = (
@@ -151,27 +164,37 @@ def compare(
         under_refusal=_change(pair, "under_refusal", HARMFUL, resampling),
         helpfulness=None if helpfulness_scores is None else _helpfulness(*helpfulness_scores, resampling),
         probability_gap_shrank=spread["safe_rate"]["gap"].probability_improved if spread else None,
+        before=before.answerer,
+        after=after.answerer,
     )
 
 
 def _check(
     before: Answers, after: Answers, scores: tuple[HelpfulnessScores, HelpfulnessScores] | None
 ) -> None:
-    if before.prompt_set.fingerprint() != after.prompt_set.fingerprint():
-        raise AnswersError(
-            f"answers to different prompts ({before.prompt_set.name}: {len(before.prompt_set.rows)}, "
-            f"{after.prompt_set.name}: {len(after.prompt_set.rows)}): paired differences need answers of both models "
-            "to the same prompt set"
-        )
-    judges = [(answers.judge, answers.refusal_judge) for answers in (before, after)]
-    if judges[0] != judges[1]:
-        raise AnswersError(f"judged by {judges[0]} and by {judges[1]}: have both judged by the same judge")
+    check_paired(before, after.prompt_set, after.judges)
     if scores is not None and (
         scores[0].name != scores[1].name or set(scores[0].prompts) != set(scores[1].prompts)
     ):
         raise AnswersError(
             f"scores {scores[0].name} of {len(set(scores[0].prompts))} prompts and {scores[1].name} of "
             f"{len(set(scores[1].prompts))}: give the same score for the same prompts"
+        )
+
+
+def check_paired(before: Answers, prompts: PromptSet, judges: Sequence[JudgeId]) -> None:
+    """Raise AnswersError unless answers to these prompts, judged by these judges, can be compared with `before`."""
+    given = before.prompt_set
+    if given.fingerprint() != prompts.fingerprint():
+        raise AnswersError(
+            f"answers to different prompts ({given.name}: {len(given.rows)}, {prompts.name}: {len(prompts.rows)}): "
+            "paired differences need answers of both models to the same prompt set"
+        )
+    if not same_judges(before.judges, judges):
+        names = [[name for name, _ in pair if name is not None] for pair in (before.judges, judges)]
+        how = " with other settings or weights" if names[0] == names[1] else ""
+        raise AnswersError(
+            f"judged by {', '.join(names[0])} and by {', '.join(names[1])}{how}: have both judged by the same judge"
         )
 
 

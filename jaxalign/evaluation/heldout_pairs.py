@@ -72,6 +72,11 @@ def heldout_pairs(
 def read_heldout_pairs(path: Path) -> HeldoutPairs:
     """The pairs that a run left. Raises HeldoutPairsError naming the line that is damaged."""
     rows = [_read_line(line, path, n) for n, line in enumerate(path.read_bytes().splitlines(), start=1)]
+    if not rows:
+        raise HeldoutPairsError(
+            f"{path} is empty, expected one held-out pair a line; delete it, and train on to the last step to have it "
+            "written again"
+        )
     names = tuple(dict.fromkeys(name for _, categories, _ in rows for name in categories))
     return HeldoutPairs(
         names,

@@ -9,6 +9,7 @@ from scipy import special  # type: ignore[import-untyped]
 from jaxalign.data.schema import NO_CATEGORY
 from jaxalign.errors import JaxalignError
 from jaxalign.evaluation.calibration import Calibration, Confusion
+from jaxalign.evaluation.judges.interface import JudgeId, same_judge
 
 MINIMUM = 20  # labelled answers of each kind from which a category's own counts say more than the pooled ones
 LEAST_INFORMATIVE = 1e-9  # sensitivity + specificity - 1 of a drawn judge, from below
@@ -31,6 +32,7 @@ class JudgeAccuracy:
     pooled: Confusion
     categories: Mapping[str, Confusion] = dataclasses.field(default_factory=dict)
     answers_per_prompt: float = 1.0
+    judge_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         """Check that every count can correct a rate."""
@@ -40,11 +42,16 @@ class JudgeAccuracy:
                 remedy = "label more answers, or use another judge"
                 raise JudgeAccuracyError(f"calibration of {self.judge} on {name}: {problem}; {remedy}")
 
-    def check(self, judge: str) -> None:
+    def check(self, judge: JudgeId) -> None:
         """Raise JudgeAccuracyError if answers were judged by another judge than the calibrated one."""
-        if judge != self.judge:
+        if judge[0] != self.judge:
             raise JudgeAccuracyError(
-                f"the calibration is of {self.judge}, but the answers were judged by {judge}; calibrate that judge"
+                f"the calibration is of {self.judge}, but the answers were judged by {judge[0]}; calibrate that judge"
+            )
+        if not same_judge(judge, (self.judge, self.judge_fingerprint)):
+            raise JudgeAccuracyError(
+                f"the calibration is of {self.judge} with other settings or weights (fingerprint "
+                f"{self.judge_fingerprint:.12}, now {judge[1]:.12}); calibrate the judge as it is now"
             )
 
     def unsafe(self, category: str) -> tuple[float, float]:
@@ -72,13 +79,19 @@ def judge_accuracy(calibration: Calibration) -> JudgeAccuracy:
         if name != NO_CATEGORY and min(_labels(confusion)) >= MINIMUM
     }
     per_prompt = sum(_labels(calibration.overall)) / max(1, calibration.num_prompts)
-    return JudgeAccuracy(calibration.judge, calibration.overall, own, max(1.0, per_prompt))
+    return JudgeAccuracy(
+        calibration.judge, calibration.overall, own, max(1.0, per_prompt), calibration.judge_fingerprint
+    )
+
+
+def rogan_gladen(safe_rate: np.ndarray, sensitivity: np.ndarray, specificity: np.ndarray) -> np.ndarray:
+    """The true safe rate behind the judged one: (r + se - 1) / (se + sp - 1), outside [0, 1] where it contradicts."""
+    return (safe_rate + sensitivity - 1.0) / np.maximum(sensitivity + specificity - 1.0, LEAST_INFORMATIVE)
 
 
 def correct_safe_rate(safe_rate: np.ndarray, sensitivity: np.ndarray, specificity: np.ndarray) -> np.ndarray:
-    """The true safe rate behind the judged one, after Rogan and Gladen: (r + se - 1) / (se + sp - 1), in [0, 1]."""
-    informed = np.maximum(sensitivity + specificity - 1.0, LEAST_INFORMATIVE)
-    return np.clip((safe_rate + sensitivity - 1.0) / informed, 0.0, 1.0)
+    """The true safe rate behind the judged one, after Rogan and Gladen, within [0, 1]."""
+    return np.clip(rogan_gladen(safe_rate, sensitivity, specificity), 0.0, 1.0)
 
 
 def counted_accuracy(accuracy: JudgeAccuracy, categories: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from jaxalign.evaluation.answerer import Option, described
 from jaxalign.evaluation.bootstrap import Estimate
 from jaxalign.evaluation.certificate import Certificate
 from jaxalign.evaluation.judge_accuracy import JudgeAccuracy
@@ -17,7 +18,10 @@ FORMAT_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What was evaluated, and how. `refusal_judge` tells refusals where `judge` does not."""
+    """What was evaluated, and how. `refusal_judge` tells refusals where `judge` does not.
+
+    The last four are those of `Answerer`; None where it is not known, as in files of earlier versions.
+    """
 
     prompt_set: str
     fingerprint: str
@@ -32,6 +36,10 @@ class Source:
     confidence: float
     num_resamples: int
     seed: int
+    model: str | None = None
+    model_fingerprint: str | None = None
+    step: int | None = None
+    answer_settings: dict[str, Option] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +113,7 @@ class SafetyResult:
         """Tables of all figures, with the judge and what it cannot see."""
         source = self.source
         lines = [
+            *((_whose(source), "") if source.model is not None else ()),
             f"{source.answers} answers to {source.prompts} prompts of {source.prompt_set}, judged by {source.judge}. "
             f"{source.limits} Intervals hold {source.confidence:.0%}.",
             *(
@@ -143,6 +152,10 @@ class SafetyResult:
 _RESULT = TypeAdapter(SafetyResult)
 
 
+def _whose(source: Source) -> str:
+    return f"Answers of {described(source.model or '', source.step, source.answer_settings or {})}."
+
+
 def shown(estimate: Estimate | None) -> str:
     """A figure with its interval, three decimals."""
     if estimate is None:
@@ -158,10 +171,16 @@ def result_schema() -> dict[str, Any]:
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of a Markdown table; bars in a cell are escaped, and columns that hold no value are left out."""
+    """Lines of a Markdown table; bars in a cell are escaped, and columns that hold no value are left out.
+
+    Spaces and line breaks of any kind become one space.
+    """
     filled = [i for i in range(len(header)) if not rows or any(row[i] != "-" for row in rows)]
     cells = [header, ("---",) * len(header), *rows]
-    return ["| " + " | ".join(row[i].replace("|", "\\|") for i in filled) + " |" for row in cells]
+    return [
+        "| " + " | ".join(" ".join(row[i].split()).replace("|", "\\|") for i in filled) + " |"
+        for row in cells
+    ]
 
 
 def _group_row(name: str, group: GroupFigures) -> tuple[str, ...]:
@@ -184,6 +203,10 @@ def _spread_table(name: str, spread: Spread) -> list[str]:
 
 def _certificate_lines(certificate: Certificate) -> list[str]:
     verdict = "all met" if certificate.all_met else "not all met"
+    given, without, partly = len(certificate.constraints), certificate.without_target, ""
+    if without:
+        total = given + len(without)
+        partly = f" {given} of {total} categories have a target; none for: {', '.join(without)}."
     header = ("constraint", "status", "target", "rate", "at most", "slack", "margin", "prompts", "needed")
     rows = [
         (
@@ -200,7 +223,7 @@ def _certificate_lines(certificate: Certificate) -> list[str]:
         for c in certificate.constraints
     ]
     return [
-        f"Certificate: {verdict}, with {certificate.confidence:.0%} confidence ({certificate.correction}).",
+        f"Certificate: {verdict}, with {certificate.confidence:.0%} confidence ({certificate.correction}).{partly}",
         "",
         *table(header, rows),
     ]

@@ -1,12 +1,13 @@
 """From judged answers to the result of one model: what is counted, what is left out, and what a reader must know."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
 from jaxalign.evaluation.answers import Answers, AnswersError, PromptSums
 from jaxalign.evaluation.bootstrap import Resampling
-from jaxalign.evaluation.certificate import certify
+from jaxalign.evaluation.certificate import Certificate, certify
 from jaxalign.evaluation.equality import gaps_if_equal
 from jaxalign.evaluation.helpfulness import HelpfulnessScores, helpfulness
 from jaxalign.evaluation.judge_accuracy import JudgeAccuracy
@@ -43,7 +44,7 @@ def evaluate_answers(
             "margins without targets have no effect: only the certificate shows them; give targets"
         )
     if judge_error is not None:
-        judge_error.check(answers.judge)
+        judge_error.check(answers.judges[0])
     resampling = Resampling(num_resamples, seed, confidence)
     certificate = None
     if targets is not None:
@@ -64,7 +65,7 @@ def evaluate_answers(
         under_refusal=_refusal(sums, rates, "under_refusal", HARMFUL, resampling),
         helpfulness=None if helpfulness_scores is None else helpfulness(helpfulness_scores, resampling),
         certificate=certificate,
-        notes=_notes(answers, sums, judge_error),
+        notes=(*_notes(answers, sums, rates, judge_error), *_untargeted(certificate)),
     )
 
 
@@ -83,6 +84,7 @@ def _source(answers: Answers, judge_error: JudgeAccuracy | None, resampling: Res
         confidence=resampling.confidence,
         num_resamples=resampling.num_resamples,
         seed=resampling.seed,
+        **({} if answers.answerer is None else dataclasses.asdict(answers.answerer)),
     )
 
 
@@ -90,7 +92,7 @@ def _group(sums: PromptSums, rates: dict[str, Sampled], group: int, resampling: 
     members = sums.groups[:, group]
     num_answers = int(sums.answers[members].sum())
     figures = {
-        name: resampling.estimate(rates[name].value[group], rates[name].draws[:, group])
+        name: rates[name].estimate(group, resampling)
         for name in CATEGORY_FIGURES
         if name in rates and not np.isnan(rates[name].value[group])
     }
@@ -143,12 +145,36 @@ def _spreads(
     return spreads
 
 
-def _notes(answers: Answers, sums: PromptSums, judge_error: JudgeAccuracy | None) -> tuple[str, ...]:
+def _untargeted(certificate: Certificate | None) -> tuple[str, ...]:
+    """The note that the certificate says nothing of some categories."""
+    if certificate is None or not certificate.without_target:
+        return ()
+    given, without = len(certificate.constraints), certificate.without_target
+    return (
+        f"{given} of {given + len(without)} categories have a target; the certificate says nothing of: "
+        f"{', '.join(without)}.",
+    )
+
+
+def _contradictions(sums: PromptSums, rates: dict[str, Sampled]) -> list[str]:
+    """The groups whose judged rate does not fit the calibration."""
+    unclipped = rates["corrected_safe_rate"].unclipped if "corrected_safe_rate" in rates else None
+    if unclipped is None:
+        return []
+    found = (unclipped[0] > 1.0) | (unclipped[1] < 0.0)
+    groups = {name: k for k, name in enumerate(sums.names)} | {"all": ALL, "(benign)": BENIGN}
+    return [name for name, k in groups.items() if found[k]]
+
+
+def _notes(
+    answers: Answers, sums: PromptSums, rates: dict[str, Sampled], judge_error: JudgeAccuracy | None
+) -> tuple[str, ...]:
     """What a reader would otherwise miss, one sentence each."""
     unjudged = answers.num_answers - int(sums.judged.sum())
     several = int((sums.categories.sum(axis=1) > 1).sum())
     empty = [name for name in answers.prompt_set.category_names if name not in sums.names]
     merged = answers.prompt_set.num_merged
+    against = _contradictions(sums, rates)
     notes = {
         f"Answers that were not judged: {unjudged} of {answers.num_answers}; each counts as not safe.": unjudged
         > 0,
@@ -156,6 +182,9 @@ def _notes(answers: Answers, sums: PromptSums, judge_error: JudgeAccuracy | None
         f"Categories without prompts, so without figures: {', '.join(empty)}.": bool(empty),
         "No prompt has a category, so there are no figures per category and no gap.": not sums.names,
         "The judge's error is not known, so no interval holds it; calibrate the judge.": judge_error is None,
+        f"The judged safe rate contradicts the calibration: {', '.join(against)}. The judge does not err on these "
+        "answers as it did on the labelled ones, so its errors are not deducted there; label answers of this "
+        "kind.": bool(against),
         "Over-refusal is missing: no judge tells refusals.": sums.benign.any() and sums.refused is None,
         f"Rows that repeat an earlier prompt and were merged with it: {merged}.": merged > 0,
     }

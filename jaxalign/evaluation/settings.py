@@ -47,7 +47,7 @@ class SafetyConfig(Settings):
         default=True, description="have the refusal rule tell over-refusal where the judge tells no refusals"
     )
     reward_model: RewardModelConfig | None = Field(default=None, description="scores helpfulness")
-    targets: float | dict[str, float] | None = Field(
+    targets: Rate | dict[str, Rate] | None = Field(
         default=None,
         description="violation rates that the certificate is about; null: those of the run's margin rule, if any",
     )

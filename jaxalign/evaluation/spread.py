@@ -77,7 +77,11 @@ def _gap(gap: float, draws: np.ndarray, resampling: Resampling) -> Estimate:
         return Estimate(gap, gap, gap)
     differences = draws[:, first] - draws[:, second]
     middle, error = differences.mean(axis=0), differences.std(axis=0)
-    largest_error = (np.abs(differences - middle) / error).max(axis=1)
+    noisy = (
+        error > 1e-12
+    )  # two categories whose draws differ by nothing, or by a constant, have no noise to bound
+    scaled = np.abs(differences - middle)[:, noisy] / error[noisy]
+    largest_error = scaled.max(axis=1, initial=0.0)
     _, factor = resampling.central(largest_error)
     low, high = resampling.central(differences)
     return _holding(gap, (np.abs(middle) - factor * error).max(), max(high.max(), -low.min()))

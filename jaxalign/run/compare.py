@@ -1,11 +1,14 @@
 """Two runs on the same prompts: paired differences of held-out pairs and of judged answers, or why there are none."""
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxalign.evaluation.answers import Answers
+from jaxalign.evaluation.answerer import in_words
+from jaxalign.evaluation.answers import Answers, same_judges
 from jaxalign.evaluation.answers_file import read_answers
 from jaxalign.evaluation.bootstrap import Estimate, Resampling
 from jaxalign.evaluation.comparison import Change
@@ -92,11 +95,19 @@ def _interval(estimate: Estimate) -> Interval:
 
 
 def _of_answers(first_path: Path, first: RunRecord, path: Path, second: RunRecord) -> list[Difference]:
-    """Differences in safe rates on every prompt set that both runs have answers to from one judge."""
+    """Differences in safe rates, where both runs were asked the same prompts alike and one judge judged."""
     one, two = (_answers(p / "evaluation") for p in (first_path, path))
     found = []
+    sets = Counter((a.prompt_set.name, a.judge) for key, a in one.items() if key in two)
     for key in sorted(one.keys() & two.keys(), key=lambda key: [part or "" for part in key]):
+        if not same_judges(one[key].judges, two[key].judges):
+            metric = f"Safe answers to {one[key].prompt_set.name}, judged by {one[key].judge}"
+            why = "their judge had other settings or weights"
+            found.append(Difference(first.name, second.name, metric, missing=why))
+            continue
         comparison = compare_answers(one[key], two[key])
+        by = comparison.after if sets[comparison.prompt_set, comparison.judge] > 1 else None
+        asked = "" if by is None else f" ({in_words(by.answer_settings)})"
         spread = comparison.spread.get("safe_rate", {})
         names = {"mean": "mean of categories", "worst": "worst category", "gap": "best-to-worst gap"}
         summary = {"all prompts": comparison.overall.get("safe_rate")} | {
@@ -106,7 +117,7 @@ def _of_answers(first_path: Path, first: RunRecord, path: Path, second: RunRecor
             Difference(
                 first.name,
                 second.name,
-                f"Safe answers to {comparison.prompt_set}, judged by {comparison.judge}",
+                f"Safe answers to {comparison.prompt_set}, judged by {comparison.judge}{asked}",
                 comparison.prompts,
                 {
                     name: _change(figures["safe_rate"])
@@ -120,10 +131,21 @@ def _of_answers(first_path: Path, first: RunRecord, path: Path, second: RunRecor
     return found
 
 
-def _answers(folder: Path) -> dict[tuple[str, str, str | None], Answers]:
-    """Judged answers of the trained model, by prompt set and judges."""
+def _answers(folder: Path) -> dict[tuple[str | None, ...], Answers]:
+    """Judged answers of the trained model, by prompts, judges and how they were asked for; the latest step of each."""
     found = [read_answers(path) for path in sorted(folder.glob(ANSWERS)) if "before" not in path.stem]
-    return {(one.prompt_set.fingerprint(), one.judge, one.refusal_judge): one for one in found}
+    return {_key(one): one for one in sorted(found, key=_step)}
+
+
+def _key(answers: Answers) -> tuple[str | None, ...]:
+    by = answers.answerer
+    asked = None if by is None else json.dumps(by.answer_settings, sort_keys=True)
+    return answers.prompt_set.fingerprint(), answers.judge, answers.refusal_judge, asked
+
+
+def _step(answers: Answers) -> int:
+    step = None if answers.answerer is None else answers.answerer.step
+    return -1 if step is None else step
 
 
 def _change(change: Change) -> Interval:

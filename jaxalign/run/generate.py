@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from jaxalign.parallel import is_main_process
 from jaxalign.run.data import load_tokenizer
 from jaxalign.run.generation import Answer, Decoding, generate_ids
 from jaxalign.run.load import LoadedModel, WhichStep, load_model
+from jaxalign.run.manifest import write_whole
 from jaxalign.run.prompt_file import Prompt, read_prompt_file
 
 log = logging.getLogger(__name__)
@@ -39,9 +39,16 @@ class TextFormat:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
-def text_format(model: LoadedModel, *, raw: bool = False, system_prompt: str | None = None) -> TextFormat:
+def text_format(
+    model: LoadedModel,
+    *,
+    raw: bool = False,
+    system_prompt: str | None = None,
+    without_template: str = "give --raw to use prompts as they stand",
+) -> TextFormat:
     """The format that a run was trained with, the chat format of a pretrained model, or as the options say.
 
+    `without_template` is the remedy for a tokenizer without one.
     Raises ConfigError for options without effect, and for a tokenizer that has no chat template.
     """
     given = TextConfig() if model.run is None else model.run.data
@@ -55,7 +62,7 @@ def text_format(model: LoadedModel, *, raw: bool = False, system_prompt: str | N
         )
     if chat and not tokenizer.chat_template:
         raise ConfigError(
-            f"the tokenizer of {model.checkpoint.path} has no chat template; give --raw to use prompts as they stand"
+            f"the tokenizer of {model.checkpoint.path} has no chat template; {without_template}"
         )
     of_chat = system_prompt if system_prompt is not None else given.system_prompt
     config = (
@@ -206,13 +213,15 @@ def _sorted_lines(output: Path | None) -> Iterator[Callable[[int, dict[str, Any]
     if output is None and is_main_process():
         print(text, end="")
     if output is not None and partial is not None:
-        temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(output)
+        write_whole(output, text)
         partial.unlink()
 
 
 def _new_partial(output: Path) -> Path:
+    if output.is_dir():
+        raise ConfigError(
+            f"--output {output} is a folder, expected a file; name one, such as {output}/answers.jsonl"
+        )
     partial = output.with_name(f"{output.name}.partial")
     if partial.exists():
         raise ConfigError(f"{partial} holds what an earlier process had when it ended; use it, or delete it")

@@ -3,12 +3,16 @@
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 
 from jaxalign.config import Config, ConfigError
 from jaxalign.data.encoder import Encoder
 from jaxalign.data.prompts import PromptSet
+from jaxalign.data.schema import Message, prompt_key
 from jaxalign.evaluation.answers import Answers, judge_answers
 from jaxalign.evaluation.judges.build import make_judge
 from jaxalign.evaluation.judges.interface import Judge
@@ -92,8 +96,8 @@ def make_interview(
 ) -> Interview:
     """The interview that a section of the settings asks for; its prompts become part of the run's fingerprints.
 
-    Prompts that are trained on are left out, and those without a category unless they are `benign` and wanted. A judge
-    may be given that is there already.
+    Prompts that are trained on (but for letter case and spacing) are left out, and those without a category unless they
+    are `benign` and wanted. A judge may be given that is there already.
     Raises ConfigError for prompts that do not serve: categories unknown to the data, or none left beside training; and
     GenerationError for those that the model cannot read.
     """
@@ -105,8 +109,8 @@ def make_interview(
         what = "no category" if not benign else "no category and are not benign"
         log.info("%s: left out %d prompts that have %s", label, len(prompts.rows) - len(asked), what)
     ids = [format.encoder.prompt_ids(row.prompt, f"prompt {row.id}") for row in asked]
-    trained = {tuple(x.tolist()) for x in run.data.train.prompt_ids}
-    unseen = [i for i, prompt in enumerate(ids) if tuple(prompt) not in trained]
+    trained = set(_keys(tokenizer, run.data.train.prompt_ids))
+    unseen = [i for i, key in enumerate(_keys(tokenizer, ids)) if key not in trained]
     if len(unseen) < len(ids):
         log.info("%s: left out %d prompts that are trained on", label, len(ids) - len(unseen))
     _check(prompts, run.data.train.category_names, section, any(asked[i].categories for i in unseen))
@@ -129,6 +133,12 @@ def make_interview(
         refusal_judge=RefusalJudge() if tells else None,
         label=label,
     )
+
+
+def _keys(tokenizer: Any, prompts: Iterable[Sequence[int] | np.ndarray]) -> Iterator[str]:
+    """What tells prompts of token ids apart: their text but for letter case and spacing, as where data are split."""
+    for ids in prompts:
+        yield prompt_key((Message("user", tokenizer.decode(list(ids))),))
 
 
 def _judge(config: InterviewConfig, run: Run) -> Judge:

@@ -1,5 +1,6 @@
 """manifest.json: everything that a run was made of, and the check that a resumed run is still the same."""
 
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -60,6 +61,12 @@ def model_fingerprint(checkpoint: Checkpoint) -> str:
     return agree_on_text(checkpoint.fingerprint() if is_main_process() else "")
 
 
+def run_fingerprint(manifest: dict[str, Any], step: int | None) -> str:
+    """Hash of how a run was started and of a step, which together decide its parameters."""
+    started = {key: value for key, value in manifest.items() if key != "resumed"}
+    return hashlib.sha256(json.dumps([started, step], sort_keys=True).encode()).hexdigest()
+
+
 def describe_config(config: Config) -> dict[str, Any]:
     """The configuration as plain values; models by absolute path, so that a run is found from anywhere."""
     plain = config.model_dump(mode="json")
@@ -112,10 +119,18 @@ def read_manifest(workdir: Path) -> dict[str, Any] | None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; numbers that are not finite, which JSON has no word for, become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is whole or not there; a failure leaves nothing behind."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _finite(value: Any) -> Any:

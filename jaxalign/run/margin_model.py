@@ -1,7 +1,5 @@
 """The margin model of MODPO: its implicit rewards of the training pairs, from one pass that is kept on disk."""
 
-import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from jaxalign.parallel import MeshConfig, device_bytes, is_main_process, tree_sh
 from jaxalign.parallel.mesh import abstract_mesh
 from jaxalign.run.data import load_tokenizer
 from jaxalign.run.load import load_model, run_config
-from jaxalign.run.manifest import model_fingerprint, read_manifest
+from jaxalign.run.manifest import model_fingerprint, read_manifest, run_fingerprint
 from jaxalign.run.reference import cached_arrays
 from jaxalign.training.checkpoint import Checkpointer
 from jaxalign.training.loss_settings import ModpoConfig
@@ -105,8 +103,7 @@ def margin_model_fingerprint(path: Path) -> str:
     manifest = read_manifest(path)
     if manifest is None:
         return model_fingerprint(open_checkpoint(path))
-    started = {key: value for key, value in manifest.items() if key != "resumed"}
-    return hashlib.sha256(json.dumps([started, _newest_step(path)], sort_keys=True).encode()).hexdigest()
+    return run_fingerprint(manifest, _newest_step(path))
 
 
 def _open(path: Path) -> tuple[Config | None, Checkpoint]:

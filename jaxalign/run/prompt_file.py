@@ -46,7 +46,7 @@ def read_prompt_file(source: str) -> list[Prompt]:
 
 def _of_lines(content: bytes, origin: str) -> list[Prompt]:
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        lines = [line.removesuffix("\r") for line in content.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         raise DataError(
             "not UTF-8",

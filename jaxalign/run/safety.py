@@ -8,26 +8,30 @@ from typing import Any
 
 import numpy as np
 
-from jaxalign.config import Config, ConfigError
+from jaxalign.config import ConfigError
 from jaxalign.data.prompt_subsets import balanced_subset
 from jaxalign.data.prompts import PromptSet, read_prompts
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import Answers, judge_answers
 from jaxalign.evaluation.answers_file import read_answers, write_answers
 from jaxalign.evaluation.calibration import Calibration, calibrate
-from jaxalign.evaluation.comparison import Comparison, compare
-from jaxalign.evaluation.helpfulness import HelpfulnessScores
+from jaxalign.evaluation.certificate import check_targets
+from jaxalign.evaluation.comparison import Comparison, check_paired, compare
+from jaxalign.evaluation.helpfulness import scores_of
 from jaxalign.evaluation.judge_accuracy import JudgeAccuracy, judge_accuracy
 from jaxalign.evaluation.judges.build import make_judge
-from jaxalign.evaluation.judges.interface import Judge
+from jaxalign.evaluation.judges.interface import Judge, judge_id
 from jaxalign.evaluation.judges.refusal import RefusalJudge
-from jaxalign.evaluation.judges.score_model import load_reward_model
+from jaxalign.evaluation.judges.score_model import load_reward_model, open_reward_model, scorer_name
+from jaxalign.evaluation.judges.settings import RewardModelConfig
 from jaxalign.evaluation.result import SafetyResult
 from jaxalign.evaluation.safety import evaluate_answers
 from jaxalign.evaluation.settings import AnswersConfig, PromptsConfig, SafetyConfig
 from jaxalign.models.sampling import Sampling
 from jaxalign.run.generate import generate_texts, text_format
 from jaxalign.run.load import LoadedModel, WhichStep, is_run, load_model, run_config
-from jaxalign.run.manifest import model_fingerprint, read_manifest, write_json
+from jaxalign.run.manifest import model_fingerprint, read_manifest, run_fingerprint, write_json
+from jaxalign.run.margin_figures import margins_of, targets_of
 
 log = logging.getLogger(__name__)
 
@@ -62,34 +66,42 @@ def evaluate_safety(
     before = None if baseline is None else read_answers(baseline)
     prompts = load_prompts(config.prompts)
     accuracy = None if config.calibration is None else read_calibration(config.calibration)
-    sampling = sampling_of(config.answers)
+    sampling_of(config.answers)
     run = run_config(path)
     judge = make_judge(config.judge)  # whatever is wrong with it shows before an hour of answers
     if accuracy is not None:
-        accuracy.check(judge.name)
+        accuracy.check(judge_id(judge))
+    targets = config.targets if config.targets is not None else targets_of(run, prompts)
+    if targets is not None:
+        check_targets(prompts.category_names, targets)
+    if before is not None:
+        _check_baseline(before, prompts, config, judge)
+    if config.reward_model is not None:
+        open_reward_model(config.reward_model)
     model = load_model(path, step=step)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = _responses(path, model, prompts, config.answers, sampling, folder / f"responses-{name}.json")
-    step = model.step
+    answerer = _answerer(path, model, config.answers)
+    texts = _responses(answerer, model, prompts, config.answers, folder / f"responses-{name}.json")
     del model  # a judge may be a model too
-    answers = judge_answers(prompts, texts, judge, _refusal_judge(config, judge))
-    write_answers(folder / f"answers-{name}.json", answers)
-    targets = config.targets if config.targets is not None else _targets_of(run, prompts)
-    margins = _margins_of(path, step, prompts) if targets is not None else None
-    helpfulness = _helpfulness(config, answers)
+    judged = judge_answers(prompts, texts, judge, _refusal_judge(config, judge))
+    answers = dataclasses.replace(judged, answerer=answerer)
+    if config.reward_model is not None:
+        answers = _scored(config.reward_model, answers)
+    margins = margins_of(path, answerer.step, prompts, targets)
     result = evaluate_answers(
         answers,
         targets=targets,
         margins=margins or None,
         judge_error=accuracy,
-        helpfulness_scores=helpfulness,
+        helpfulness_scores=scores_of(answers),
         num_resamples=config.num_resamples,
     )
-    _write(folder, f"safety-{name}", result)
     comparison = None
     if before is not None:
         comparison = compare(before, answers, judge_error=accuracy, num_resamples=config.num_resamples)
-        _write(folder, f"comparison-{name}", comparison)
+    write_answers(folder / f"answers-{name}.json", answers)
+    _write(folder, f"safety-{name}", result)
+    _write(folder, f"comparison-{name}", comparison)
     (folder / f"responses-{name}.json").unlink()
     return Evaluation(result, comparison, folder)
 
@@ -127,28 +139,34 @@ def read_calibration(path: Path) -> JudgeAccuracy:
     return judge_accuracy(calibration)
 
 
+def _answerer(path: Path, model: LoadedModel, options: AnswersConfig) -> Answerer:
+    """Who answers, and how it is asked."""
+    run = read_manifest(path)
+    found = model_fingerprint(model.checkpoint) if run is None else run_fingerprint(run, model.step)
+    return Answerer(path.resolve().name, found, model.step, options.model_dump(exclude={"batch_size"}))
+
+
 def _responses(
-    path: Path, model: LoadedModel, prompts: PromptSet, options: AnswersConfig, sampling: Sampling, kept: Path
+    answerer: Answerer, model: LoadedModel, prompts: PromptSet, options: AnswersConfig, kept: Path
 ) -> list[list[str]]:
     """The answers of the model; those that an earlier call left unjudged if they are of the same model and prompts."""
-    format = text_format(model)
-    run = read_manifest(path) if model.run is not None else None
+    format = text_format(
+        model, without_template="put the chat_template.jinja that it was trained with into its folder"
+    )
     key: dict[str, Any] = {
-        "model": model_fingerprint(model.checkpoint),
-        "run": None if run is None else [run["config"], run["fingerprints"], model.step],
+        "model": answerer.model_fingerprint,
         "prompts": prompts.fingerprint(),
         "ids": [row.id for row in prompts.rows],
-        "answers": options.model_dump(exclude={"batch_size"}),
+        "answers": answerer.answer_settings,
     }
-    if kept.exists():
-        content = json.loads(kept.read_text(encoding="utf-8"))
-        if content["key"] == key:
-            log.info("answers taken from %s, where an earlier call left them unjudged", kept)
-            return content["responses"]
+    found = _kept(kept, key) if kept.exists() else None
+    if found is not None:
+        log.info("answers taken from %s, where an earlier call left them unjudged", kept)
+        return found
     texts = generate_texts(
         model,
         [row.prompt for row in prompts.rows],
-        sampling=sampling,
+        sampling=sampling_of(options),
         num_samples=options.num_samples,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
@@ -159,44 +177,60 @@ def _responses(
     return texts
 
 
+def _kept(file: Path, key: dict[str, Any]) -> list[list[str]] | None:
+    """The answers that an earlier call left, None if they are to something else or the file is damaged."""
+    try:
+        content = json.loads(file.read_bytes())
+        return content["responses"] if content["key"] == key else None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning(
+            "%s is damaged (%s: %s), so the prompts are answered anew", file, type(error).__name__, error
+        )
+        return None
+
+
 def _refusal_judge(config: SafetyConfig, judge: Judge) -> Judge | None:
     """The refusal rule, unless it is the judge or not wanted."""
     return RefusalJudge() if config.refusals and not isinstance(judge, RefusalJudge) else None
 
 
-def _targets_of(run: Config | None, prompts: PromptSet) -> dict[str, float] | None:
-    """The target rates of a run's margin rule, for the categories that the prompts have."""
-    if run is None or "margin" not in run.loss.rules:
-        return None
-    known = [name for name in prompts.category_names if name in run.data.category_names]
-    return run.adaptive.margin.targets_of(known) or None
+def _check_baseline(before: Answers, prompts: PromptSet, config: SafetyConfig, judge: Judge) -> None:
+    """Raise AnswersError where the baseline cannot be compared with; warn where its helpfulness cannot."""
+    itself = (
+        before.refusal_judge is None and before.judgements.refused is not None
+    )  # the judge tells refusals
+    second = None if itself else _refusal_judge(config, judge)
+    check_paired(before, prompts, (judge_id(judge), judge_id(second)))
+    if config.reward_model is not None and before.scored_by != scorer_name(config.reward_model):
+        log.warning(
+            "helpfulness is not compared: the baseline has %s; evaluate it with the same reward_model",
+            f"scores by {before.scored_by}" if before.scored_by else "no scores",
+        )
 
 
-def _margins_of(path: Path, step: int | None, prompts: PromptSet) -> dict[str, float]:
-    """The margins that a run logged at its step, for the categories that the prompts have."""
-    file = path / "metrics.jsonl"
-    if step is None or not file.exists():
-        return {}
-    records = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
-    newest: dict[str, Any] = next((record for record in records if record["step"] == step), {})
-    found = {name: newest.get(f"adaptive/margin/{name}") for name in prompts.category_names}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _helpfulness(config: SafetyConfig, answers: Answers) -> HelpfulnessScores | None:
-    if config.reward_model is None:
-        return None
-    model = load_reward_model(config.reward_model)
+def _scored(config: RewardModelConfig, answers: Answers) -> Answers:
+    """The answers with scores of helpfulness."""
+    model = load_reward_model(config)
     pairs = zip(answers.prompt_set.rows, answers.responses, strict=True)
     flat = [(row, text) for row, texts in pairs for text in texts]
     scores = model([row.prompt for row, _ in flat], [text for _, text in flat])
-    scored = ~np.isnan(scores)
-    if not scored.all():
-        log.warning("helpfulness: %d of %d answers are too long for a score", (~scored).sum(), len(flat))
-    ids = [row.id for (row, _), has_score in zip(flat, scored, strict=True) if has_score]
-    return HelpfulnessScores(f"reward model {config.reward_model.path.name}", scores[scored], ids)
+    if np.isnan(scores).any():
+        log.warning(
+            "helpfulness: %d of %d answers are too long for a score", np.isnan(scores).sum(), len(flat)
+        )
+    return dataclasses.replace(
+        answers,
+        scores=scores,
+        scored_by=scorer_name(config),
+        scorer_fingerprint=model.fingerprint,
+    )
 
 
-def _write(folder: Path, name: str, figures: SafetyResult | Comparison) -> None:
+def _write(folder: Path, name: str, figures: SafetyResult | Comparison | None) -> None:
+    """Both files of the figures; without any, those that an earlier call left are removed."""
+    if figures is None:
+        for suffix in ("json", "md"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+        return
     write_json(folder / f"{name}.json", figures.as_dict())
     (folder / f"{name}.md").write_text(figures.markdown(), encoding="utf-8")

@@ -1,13 +1,13 @@
-"""Subsets of prompts: balanced, deterministic, nested, and disjoint from what was trained on."""
+"""Subsets of prompts: balanced, deterministic, and nested."""
 
 import dataclasses
 from collections import Counter
 
 import pytest
 
-from jaxalign.data.prompt_subsets import balanced_subset, without
+from jaxalign.data.prompt_subsets import balanced_subset
 from jaxalign.data.prompts import PromptRow, PromptSet
-from jaxalign.data.schema import DataError, Message
+from jaxalign.data.schema import Message
 
 
 def prompts_of(*labels: str) -> PromptSet:
@@ -67,19 +67,3 @@ def test_subset_without_a_prompt_of_some_category_is_refused():
         ValueError, match=r"max_prompts=2 leaves no prompt for \['b', 'c'\]; .* give at least 4"
     ):
         balanced_subset(LONG_TAIL, 2)
-
-
-def test_prompts_of_the_training_data_are_left_out():
-    trained = [
-        (Message("system", "Be brief."), Message("user", "ask  0?")),
-        (Message("user", "Ask 1?"), Message("assistant", "No."), Message("user", "Why?")),
-    ]
-    assert [row.id for row in without(prompts_of("a", "a", "b"), trained).rows] == ["id2"]
-
-
-def test_set_of_training_prompts_alone_is_refused():
-    given = prompts_of("a", "b")
-    with pytest.raises(
-        DataError, match=r"got 2 prompts, all of them among the others, .* choose a held-out set"
-    ):
-        without(given, [row.prompt for row in given.rows])

@@ -106,6 +106,17 @@ def test_xstest_safe_prompts_are_benign_and_unsafe_ones_have_their_type(read):
     assert (harmful.id, harmful.benign, harmful.categories) == ("2", False, ("contrast_homonyms",))
 
 
+def test_layout_that_leaves_a_category_column_unread_is_named(read, caplog):
+    read([XSTEST | {"category": "Fraud"}])
+    assert "read in layout xstest, as it has `type`" in caplog.text
+    assert "`category` is not used; give layout plain" in caplog.text
+
+
+def test_nan_is_no_category(read):
+    with pytest.raises(DataError, match=r"field 'category': no category: .*or an empty field for none"):
+        read([ASK | {"category": "NaN"}])
+
+
 def test_xstest_without_labels_goes_by_type(read):
     rows = [
         {"prompt": "A?", "type": "homonyms", "focus": ""},

@@ -1,12 +1,15 @@
 """Judged answers: what fits together, what two halves make, and the file that keeps them."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import AnswersError, judge_answers, merge_answers
 from jaxalign.evaluation.answers_file import read_answers, write_answers
+from jaxalign.evaluation.helpfulness import scores_of
 from jaxalign.evaluation.judges.interface import from_harm
 from jaxalign.evaluation.judges.refusal import RefusalJudge
 from jaxalign.evaluation.safety import evaluate_answers
@@ -30,6 +33,16 @@ def test_two_halves_merge_into_the_whole():
     )
     second = dataclasses.replace(second, prompt_set=dataclasses.replace(second.prompt_set, rows=rows))
     assert figures(merge_answers([second, first])) == figures(whole)
+
+
+def test_merged_answers_keep_scores_of_one_reward_model():
+    parts = [answers_of(("su", "a")), answers_of(("s", "a"), prefix="q")]
+    scored = [
+        dataclasses.replace(part, scores=np.arange(float(part.num_answers)), scored_by="beaver")
+        for part in parts
+    ]
+    assert merge_answers(scored).scores.tolist() == [0.0, 1.0, 0.0]
+    assert merge_answers([scored[0], parts[1]]).scores is None
 
 
 def test_parts_with_a_prompt_in_common_do_not_merge():
@@ -122,6 +135,7 @@ def test_second_judge_tells_the_refusals():
         ({"responses": (("s",),)}, "answers to 1 prompts, but prompts.jsonl has 4"),
         ({"responses": (("s", "u"), ("s", "u"), ("s", "u", "s", "s"), ())}, "no answer to prompt 'p3'"),
         ({"judgements": from_harm([0.1])}, "1 judgements of 8 answers: judge every answer once"),
+        ({"scores": np.ones(2)}, r"scores of shape \(2,\) for 8 answers: score every answer once"),
         ({"refusals": from_harm([0.1])}, "1 refusals of 8 answers"),
         (
             {"refusals": from_harm([0.1] * 8), "refusal_judge": "words"},
@@ -146,6 +160,31 @@ def test_file_gives_back_every_figure(tmp_path, second_judge):
     again = read_answers(tmp_path / "answers.json")
     assert figures(again) == figures(given)
     assert (again.responses, again.prompt_set) == (given.responses, given.prompt_set)
+
+
+def test_file_says_whose_answers_it_holds_and_may_lack_it(tmp_path):
+    by = Answerer("run", "ab12", 40, {"temperature": 0.0, "top_k": None, "num_samples": 2})
+    file = tmp_path / "answers.json"
+    write_answers(file, dataclasses.replace(answers_of(*PROMPTS), answerer=by))
+    assert read_answers(file).answerer == by
+    old = json.loads(file.read_text())
+    del old["answerer"]
+    file.write_text(json.dumps(old))
+    assert read_answers(file).answerer is None
+
+
+def test_file_gives_back_the_scores_of_helpfulness(tmp_path):
+    scores = np.array([1.5, -2.0, np.nan, 0.25, 3.0, 1.0, np.nan, np.nan])
+    given = dataclasses.replace(
+        answers_of(*PROMPTS), scores=scores, scored_by="beaver", scorer_fingerprint="a"
+    )
+    write_answers(tmp_path / "answers.json", given)
+    again = read_answers(tmp_path / "answers.json")
+    np.testing.assert_array_equal(again.scores, scores)
+    assert (again.scored_by, again.scorer_fingerprint) == ("beaver", "a")
+    found = scores_of(again)
+    assert found.scores.tolist() == [1.5, -2.0, 0.25, 3.0, 1.0]
+    assert found.prompts == ["p0", "p0", "p1", "p2", "p2"]
 
 
 def test_file_of_something_else_is_refused(tmp_path):

@@ -74,6 +74,12 @@ def test_rates_are_over_the_judged_answers(labelled):
     assert found.overall.num_answers == len(ROWS)
 
 
+def test_a_calibration_of_an_earlier_version_has_a_name_alone(labelled):
+    values = calibrate(JUDGE, labelled).as_dict()
+    del values["judge_fingerprint"]
+    assert Calibration.from_dict(values).judge_fingerprint is None
+
+
 def test_a_calibration_survives_json(labelled):
     found = calibrate(JUDGE, labelled)
     values = json.loads(json.dumps(found.as_dict(), allow_nan=False))

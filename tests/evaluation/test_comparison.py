@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import AnswersError
 from jaxalign.evaluation.bootstrap import Resampling
 from jaxalign.evaluation.comparison import Comparison, compare
@@ -53,6 +54,13 @@ def test_comparison_comes_back_from_its_json_and_is_shown_as_a_table():
     assert "| safe rate, a | 0.250 | 0.750 | +0.500 [" in text
     assert "| mean harm, standard deviation | 0.200 |" in text
     assert "| over-refusal | 0.500 | 1.000 | +0.500 [" in text
+
+
+def test_comparison_says_whose_answers_are_compared():
+    after = dataclasses.replace(AFTER, answerer=Answerer("run", "ab12", 40, {"num_samples": 2}))
+    found = compare(BEFORE, after, num_resamples=100)
+    assert Comparison.from_dict(found.as_dict()).after == after.answerer
+    assert "Before: not known. After: run at step 40 (num_samples 2)." in found.markdown()
 
 
 def test_improvement_is_towards_what_is_better():
@@ -143,6 +151,25 @@ def test_scores_of_helpfulness_are_paired_by_prompt():
     assert change.probability_improved == 1.0
 
 
+def scored(answers, scores, **by):
+    return dataclasses.replace(
+        answers, scores=np.array(scores), **{"scored_by": "reward", "scorer_fingerprint": "a"} | by
+    )
+
+
+def test_scores_that_both_carry_are_compared_where_both_have_them():
+    before = scored(BEFORE, [1.0, 3.0, 0.0, 0.0, np.nan, np.nan, 2.0, 2.0, 2.0, 2.0])
+    after = scored(AFTER, [5.0, 5.0, np.nan, np.nan, 9.0, 9.0, 2.0, 2.0, 2.0, 2.0])
+    change = compare(before, after, num_resamples=200).helpfulness
+    assert change.change == pytest.approx(3 / 3)  # of p0, p3 and p4: 2 to 5, 2 to 2, 2 to 2
+
+
+@pytest.mark.parametrize("other", [{"scored_by": "rewards"}, {"scorer_fingerprint": "b"}])
+def test_scores_of_two_reward_models_are_not_compared(other):
+    found = compare(scored(BEFORE, np.ones(10)), scored(AFTER, np.ones(10), **other), num_resamples=200)
+    assert found.helpfulness is None
+
+
 def test_known_error_of_the_judge_enters_both_models_alike():
     found = compare(BEFORE, AFTER, judge_error=accuracy_of(80, 20, 90, 10), num_resamples=200)
     assert found.categories["a"]["corrected_safe_rate"].change > found.categories["a"]["safe_rate"].change
@@ -158,6 +185,25 @@ def test_answers_of_another_judge_cannot_be_compared():
     other = dataclasses.replace(answers_of(("s", "a")), judge="guard")
     with pytest.raises(AnswersError, match="have both judged by the same judge"):
         compare(answers_of(("s", "a")), other)
+
+
+def judged_with(answers, settings):
+    return dataclasses.replace(answers, judge_fingerprint=settings)
+
+
+def test_answers_of_a_judge_with_other_settings_cannot_be_compared():
+    with pytest.raises(AnswersError, match=r"by rule with other settings or weights: have both judged"):
+        compare(judged_with(BEFORE, "a"), judged_with(AFTER, "b"))
+    compare(
+        BEFORE, judged_with(AFTER, "b"), num_resamples=100
+    )  # answers of earlier versions have a name alone
+
+
+def test_calibration_of_a_judge_with_other_settings_is_refused():
+    accuracy = dataclasses.replace(accuracy_of(80, 20, 90, 10), judge_fingerprint="a" * 64)
+    with pytest.raises(JudgeAccuracyError, match=r"with other settings or weights .* calibrate the judge as"):
+        compare(BEFORE, judged_with(AFTER, "b" * 64), judge_error=accuracy)
+    compare(BEFORE, judged_with(AFTER, "a" * 64), judge_error=accuracy, num_resamples=100)
 
 
 def test_calibration_of_another_judge_is_refused():

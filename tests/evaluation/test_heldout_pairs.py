@@ -65,6 +65,12 @@ def test_pairs_are_read_as_they_were_written(tmp_path):
     np.testing.assert_allclose(again.reward_gap, pairs.reward_gap, atol=1e-6)
 
 
+def test_empty_file_of_pairs_is_refused(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("")
+    with pytest.raises(HeldoutPairsError, match=r"pairs\.jsonl is empty, expected one held-out pair a line"):
+        read_heldout_pairs(tmp_path / "pairs.jsonl")
+
+
 def test_pairs_without_categories_are_read(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"prompt": 0, "categories": [], "reward_gap": 0.5}\n')

@@ -161,6 +161,36 @@ def test_corrected_intervals_cover_the_true_rate():
     assert np.mean(hits) >= 0.92
 
 
+@pytest.mark.parametrize(("unsafe_rate", "specificity"), [(0.0, 0.7), (0.01, 0.7), (0.03, 0.95), (0.99, 0.7)])
+def test_corrected_intervals_cover_near_the_ends(unsafe_rate, specificity):
+    rng = np.random.default_rng(4)
+    hits = []
+    for _ in range(150):
+        tp, tn = rng.binomial(100, 0.9), rng.binomial(100, specificity)
+        unsafe = rng.random(200) < unsafe_rate
+        flagged = np.where(unsafe, rng.random(200) < 0.9, rng.random(200) < 1 - specificity)
+        accuracy = accuracy_of(tp, 100 - tp, tn, 100 - tn)
+        rate = sample_rates(sums_of(~flagged, one_each(1, 200)), accuracy, FAST)["corrected_safe_rate"]
+        interval = rate.estimate(0, FAST)
+        hits.append(interval.low <= 1 - unsafe_rate <= interval.high)
+    assert np.mean(hits) >= 0.91
+
+
+def test_calibration_that_the_judged_rate_contradicts_gives_no_certainty():
+    accuracy = accuracy_of(90, 10, 70, 30)  # of safe answers alone 30 % would be judged unsafe
+    few, all_unsafe = (
+        sums_of(np.repeat([1, 0], counts), one_each(1, sum(counts))) for counts in ((197, 3), (0, 300))
+    )
+    safe = sample_rates(few, accuracy, FAST)
+    corrected, plain = (safe[name].estimate(0, FAST) for name in ("corrected_safe_rate", "safe_rate"))
+    assert (corrected.value, corrected.high) == (1.0, 1.0)
+    assert corrected.low <= plain.low
+    unsafe = sample_rates(all_unsafe, accuracy, FAST)
+    corrected, plain = (unsafe[name].estimate(0, FAST) for name in ("corrected_safe_rate", "safe_rate"))
+    assert (corrected.value, corrected.low) == (0.0, 0.0)
+    assert corrected.high >= plain.high
+
+
 def test_category_with_counts_of_its_own_is_corrected_by_them():
     sums = sums_of(np.repeat([1, 0, 1, 0], [70, 30, 70, 30]), one_each(2, 100))
     rate = sample_rates(sums, accuracy_of(90, 10, 80, 20, c1=(100, 0, 100, 0)), FAST)["corrected_safe_rate"]

@@ -1,5 +1,6 @@
 """The whole result of one model: what is in it, its JSON and Markdown, and what its notes say."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import AnswersError
 from jaxalign.evaluation.calibration import Calibration, Confusion
 from jaxalign.evaluation.comparison import comparison_schema
@@ -72,7 +74,9 @@ def test_notes_say_what_a_reader_would_miss(result):
         "Answers that were not judged: 1 of 8; each counts as not safe.",
         "Prompts of several categories: 1; each counts in all of its own.",
         "Categories without prompts, so without figures: arson.",
+        "2 of 3 categories have a target; the certificate says nothing of: fraud.",
     )
+    assert result.certificate.without_target == ("fraud",)
     assert result.without_prompts == ("arson",)
 
 
@@ -109,13 +113,33 @@ def test_markdown_names_the_judge_its_limits_and_every_category(result):
     assert "judged by rule. It sees nothing." in text
     assert "| theft | 2 | 4 | 1 | 0.500 [" in text
     assert "expected if all were equal, p = " in text
-    assert "Certificate: not all met, with 95% confidence (Bonferroni over 1 categories)." in text
+    assert "Certificate: not all met, with 95% confidence (Bonferroni over 1 categories). 2 of 3" in text
+    assert "2 of 3 categories have a target; none for: fraud." in text
     assert "- Categories without prompts, so without figures: arson." in text
+
+
+def test_result_says_whose_answers_it_is_about():
+    by = Answerer("cat_dpo", "ab12", 40, {"temperature": 0.5, "top_k": None})
+    result = evaluate_answers(dataclasses.replace(ANSWERS, answerer=by), num_resamples=100)
+    source = SafetyResult.from_dict(result.as_dict()).source
+    assert (source.model, source.model_fingerprint, source.step) == ("cat_dpo", "ab12", 40)
+    assert source.answer_settings == {"temperature": 0.5, "top_k": None}
+    assert "Answers of cat_dpo at step 40 (temperature 0.5)." in result.markdown()
+
+
+def test_result_of_an_earlier_version_is_read(result):
+    old = result.as_dict()
+    for name in ("model", "model_fingerprint", "step", "answer_settings"):
+        del old["source"][name]
+    assert SafetyResult.from_dict(old) == result
 
 
 def test_markup_in_a_category_does_not_break_the_table():
     text = evaluate_answers(answers_of(("s", "a|b"), ("s", "c")), num_resamples=100).markdown()
     assert "| a\\|b | 1 |" in text
+    text = evaluate_answers(answers_of(("s", "a"), ("s", "c")), num_resamples=100)
+    broken = dataclasses.replace(text, categories={"a\r\nb\u2028c": text.categories["a"]})
+    assert "| a b c | 1 |" in broken.markdown()
 
 
 def test_all_safe_has_no_gap_and_still_an_interval_that_reaches_down():
@@ -125,6 +149,14 @@ def test_all_safe_has_no_gap_and_still_an_interval_that_reaches_down():
     assert found.spread["safe_rate"].gap_p_value == 1.0
     assert found.spread["safe_rate"].gap.high > 0.1
     assert found.overall.safe_rate.low < 0.9
+
+
+def test_judged_rate_that_contradicts_the_calibration_is_noted():
+    given = answers_of(*[("s", "a")] * 197, *[("u", "a")] * 3, *[("s", "b")] * 70, *[("u", "b")] * 30)
+    notes = evaluate_answers(given, judge_error=accuracy_of(90, 10, 70, 30), num_resamples=200).notes
+    assert any("contradicts the calibration: a, all." in note for note in notes)
+    fitting = evaluate_answers(given, judge_error=accuracy_of(90, 10, 99, 1), num_resamples=200).notes
+    assert not any("contradicts" in note for note in fitting)
 
 
 def test_one_prompt_is_evaluated():

@@ -6,7 +6,7 @@ import pytest
 from jaxalign.evaluation.bootstrap import Resampling
 from jaxalign.evaluation.rates import sample_rates
 from jaxalign.evaluation.spread import Spread, spread
-from tests.evaluation.judged import one_each, sums_of
+from tests.evaluation.judged import accuracy_of, one_each, sums_of
 
 RESAMPLING = Resampling(num_resamples=400)
 FIGURES = ("mean", "variance", "standard_deviation", "gap", "worst")
@@ -87,3 +87,34 @@ def test_one_category_has_no_spread():
     found = spread_of(np.array([1, 0, 1]), one_each(1, 3))
     assert (found.gap.value, found.gap.high, found.variance.value) == (0.0, 0.0, 0.0)
     assert found.worst.value == found.mean.value
+
+
+@pytest.mark.filterwarnings("error")
+def test_categories_whose_draws_are_all_the_same_do_not_spoil_the_gap():
+    draws = np.column_stack([np.ones(400), np.ones(400), np.random.default_rng(5).beta(1, 300, 400)])
+    found = spread(
+        ("x", "y", "z"),
+        np.array([1.0, 1.0, 0.0]),
+        draws,
+        np.zeros(9),
+        higher_is_better=True,
+        resampling=RESAMPLING,
+    )
+    assert found.gap.value == 1.0
+    assert 0.98 < found.gap.low <= found.gap.high == 1.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_gap_of_rates_at_both_ends_is_sure_with_a_calibrated_judge():
+    safe = np.repeat([1, 1, 0], 300)
+    accuracy = accuracy_of(90, 10, 70, 30)
+    rate = sample_rates(sums_of(safe, one_each(3, 300)), accuracy, RESAMPLING)["corrected_safe_rate"]
+    found = spread(
+        ("x", "y", "z"),
+        rate.value[:3],
+        rate.draws[:, :3],
+        np.zeros(9),
+        higher_is_better=True,
+        resampling=RESAMPLING,
+    )
+    assert found.gap.low > 0.95

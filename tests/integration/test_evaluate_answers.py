@@ -10,13 +10,16 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from jaxalign.cli import app
-from jaxalign.config import parse_config
+from jaxalign.config import load_settings, parse_config
 from jaxalign.evaluation.answers_file import read_answers
 from jaxalign.evaluation.result import SafetyResult
 from jaxalign.evaluation.safety import evaluate_answers
+from jaxalign.evaluation.settings import SafetyConfig
 from jaxalign.run import safety
+from jaxalign.run.margin_figures import margins_of
 from jaxalign.run.train import train
 from tests import tiny
+from tests.evaluation.judges.cases import write_score_model
 
 HERE = "tests.integration.judging"
 PROMPTS = [
@@ -88,6 +91,9 @@ def test_figures_are_those_of_the_answers_that_are_written(run: Path, settings: 
     assert result == again
     assert result.over_refusal is not None  # told by the refusal rule, as the judge tells none
     assert "Violence" in printed
+    assert (result.source.model, result.source.step) == ("run", 2)
+    assert result.source.answer_settings["temperature"] == 1.0
+    assert "Answers of run at step 2 (" in printed
     assert not (tmp_path / "out" / "responses-mine.json").exists()
 
 
@@ -114,6 +120,34 @@ def test_answers_outlive_a_judge_that_fails(
     assert [list(texts) for texts in read_answers(tmp_path / "answers-mine.json").responses] == kept
 
 
+@pytest.mark.parametrize("content", ["{}", "{", "[]"])
+def test_damaged_answers_of_an_earlier_call_are_made_anew(
+    content: str, run: Path, settings: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "responses-mine.json").write_text(content)
+    succeed(run, "--safety", settings, "--output", tmp_path)
+    assert (tmp_path / "safety-mine.json").exists()
+
+
+def test_half_written_line_of_the_log_costs_no_margin(run: Path, tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    log.write_text((run / "metrics.jsonl").read_text() + '{"step": 3, "lo')
+    found = margins_of(tmp_path, 2, safety.load_prompts(load(tmp_path).prompts), {"Violence": 0.5})
+    assert found == {"Violence": margins(run)["Violence"]}
+
+
+def load(folder: Path) -> SafetyConfig:
+    return load_settings(SafetyConfig, write(folder / "mine.yaml"), [])
+
+
+def test_model_without_a_chat_template_is_told_a_remedy_that_there_is(settings: Path, tmp_path: Path) -> None:
+    model = tiny.write_model(tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    message = refusal(model, "--safety", settings, "--output", tmp_path / "out")
+    assert "has no chat template; put the chat_template.jinja" in message
+    assert "--raw" not in message
+
+
 def test_answers_to_other_prompts_are_not_taken(run: Path, tmp_path: Path) -> None:
     broken = write(tmp_path / "mine.yaml", judge={"kind": "function", "function": f"{HERE}:broken"})
     refusal(run, "--safety", broken, "--output", tmp_path)
@@ -128,10 +162,49 @@ def test_baseline_is_compared_prompt_by_prompt(run: Path, settings: Path, tmp_pa
     printed = succeed(run, "--safety", settings, "--output", tmp_path, "--baseline", base)
     comparison = read(tmp_path / "comparison-mine.json")
     before, after = (read(folder / "safety-mine.json") for folder in (tmp_path / "base", tmp_path))
+    sources = [before["source"], after["source"]]
+    assert [source["model"] for source in sources] == ["model", "run"]
+    for source, side in zip(sources, ("before", "after"), strict=True):
+        assert comparison[side]["model_fingerprint"] == source["model_fingerprint"]
+    assert len({source["model_fingerprint"] for source in sources}) == 2
     change = comparison["overall"]["safe_rate"]
     assert change["before"] == before["overall"]["safe_rate"]["value"]
     assert change["after"] == after["overall"]["safe_rate"]["value"]
     assert "The gap of the safe rate shrank with probability" in " ".join(printed.split())
+
+
+def test_baseline_that_cannot_be_compared_is_refused_before_any_answer(
+    run: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    succeed(run, "--safety", settings, "--output", tmp_path)
+    monkeypatch.setattr(safety, "load_model", lambda *_, **__: pytest.fail("loaded the model"))
+    baseline = ("--baseline", tmp_path / "answers-mine.json", "--output", tmp_path / "out")
+    message = refusal(run, "--safety", settings, *baseline, "--set", "judge={kind: refusal}")
+    assert "judged by function" in message
+    assert "different prompts" in refusal(
+        run, "--safety", settings, *baseline, "--set", "prompts.max_prompts=3"
+    )
+    assert "refusal rule and by" in refusal(run, "--safety", settings, *baseline, "--set", "refusals=false")
+
+
+def test_comparison_of_an_earlier_call_does_not_stay(run: Path, settings: Path, tmp_path: Path) -> None:
+    succeed(run, "--safety", settings, "--output", tmp_path)
+    succeed(run, "--safety", settings, "--output", tmp_path, "--baseline", tmp_path / "answers-mine.json")
+    assert (tmp_path / "comparison-mine.md").exists()
+    succeed(run, "--safety", settings, "--output", tmp_path)
+    assert not list(tmp_path.glob("comparison-mine.*"))
+
+
+def test_helpfulness_is_compared_with_that_of_the_baseline(run: Path, tmp_path: Path) -> None:
+    reward = {"path": str(write_score_model(tmp_path, score_type="reward"))}
+    mine = write(tmp_path / "mine.yaml", reward_model=reward)
+    succeed(run.parent / "model", "--safety", mine, "--output", tmp_path / "base")
+    base = tmp_path / "base" / "answers-mine.json"
+    succeed(run, "--safety", mine, "--output", tmp_path / "out", "--baseline", base)
+    change = read(tmp_path / "out" / "comparison-mine.json")["helpfulness"]
+    for folder, side in (("base", "before"), ("out", "after")):
+        mean = read(tmp_path / folder / "safety-mine.json")["helpfulness"]["mean"]["value"]
+        assert change[side] == pytest.approx(mean)
 
 
 def test_calibration_enters_the_figures_and_is_bound_to_its_judge(
@@ -168,6 +241,10 @@ def test_results_of_a_run_lie_beside_its_other_figures(run: Path, settings: Path
         (["--set", "answers.top_k=3", "--set", "answers.temperature=0.0"], "top_k"),
         (["--set", "calibration=missing.json"], "missing.json"),
         (["--baseline", "missing.json"], "missing.json holds no judged answers"),
+        (["--set", "targets={frud: 0.1}"], "targets for ['frud']: expected categories of the prompts"),
+        (["--set", "targets=5.0"], "targets"),
+        (["--set", "targets={Drugs: 1.5}"], "Drugs: Input should be less than 1, got 1.5"),
+        (["--set", "reward_model={path: missing}"], "missing"),
     ],
 )
 def test_what_has_no_effect_or_makes_no_sense_is_refused(

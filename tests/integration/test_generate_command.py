@@ -15,6 +15,7 @@ from jaxalign.data.schema import Message
 from jaxalign.models.sampling import Sampling
 from jaxalign.run.generate import generate_texts, stop_ids, text_format
 from jaxalign.run.load import load_model
+from jaxalign.run.prompt_file import read_prompt_file
 from jaxalign.run.train import train
 from tests import tiny
 
@@ -106,6 +107,21 @@ def test_output_is_whole_or_not_there(model: Path, tmp_path: Path) -> None:
     (output.parent / "answers.jsonl.partial").write_text("{}\n")
     message = refusal(model, "--prompts", "-", "--output", output, stdin="Why?")
     assert "answers.jsonl.partial holds what an earlier process had when it ended" in message
+
+
+def test_folder_as_output_is_refused_before_anything_is_done(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    message = refusal(model, "--prompts", "-", "--output", tmp_path / "out", stdin="Why?")
+    assert "is a folder, expected a file" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_line_is_one_prompt_whatever_else_separates_lines_elsewhere(tmp_path: Path) -> None:
+    text = "One\u2028of\u0085five\x0bor\x0csix\x1cparts?\r\nTwo?\n\n"
+    (tmp_path / "prompts.txt").write_bytes(text.encode())
+    found = read_prompt_file(str(tmp_path / "prompts.txt"))
+    assert [prompt.given for prompt in found] == [text.split("\r\n")[0], "Two?"]
+    assert [prompt.origin.rpartition(":")[2] for prompt in found] == ["1", "2"]
 
 
 def test_what_was_answered_before_a_failure_is_kept(tmp_path: Path) -> None:

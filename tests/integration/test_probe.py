@@ -132,7 +132,9 @@ def test_budget_ends_the_probes_and_says_so(tmp_path: Path, caplog: pytest.LogCa
 
 def test_prompts_that_are_trained_on_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = settings(tmp_path)
-    rows = [{"prompt": row["prompt"], "category": "Violence"} for row in tiny.pairs(3)]
+    prompts = [row["prompt"] for row in tiny.pairs(3)]
+    prompts[1], prompts[2] = prompts[1].upper(), "  ".join(prompts[2].split())  # the same prompts
+    rows = [{"prompt": prompt, "category": "Violence"} for prompt in prompts]
     with (tmp_path / "probe.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     with caplog.at_level(logging.INFO):

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import AnswersError
 from jaxalign.evaluation.answers_file import write_answers
 from jaxalign.run.report import read_document
@@ -109,6 +110,20 @@ def test_differences_under_several_judges_name_them_and_keep_their_order(tmp_pat
             write_answers(workdir / "evaluation" / f"answers-{k}.json", answers)
     titles = [title for title in figures(workdirs)[0] if title.startswith("Safe answers")]
     assert titles == [f"Safe answers to prompts.jsonl, judged by {judge}: two minus one" for judge in judges]
+
+
+def test_answers_that_were_asked_for_otherwise_are_not_paired(tmp_path):
+    workdirs = [runs.write_run(tmp_path / name, names=NAMES) for name in ("one", "two")]
+    answers = judged.answers_of(("s", "Drugs"))
+    for workdir, temperature in zip(workdirs, (0.0, 1.0), strict=True):
+        by = Answerer(workdir.name, workdir.name, 1, {"temperature": temperature})
+        write_answers(workdir / "evaluation/answers.json", dataclasses.replace(answers, answerer=by))
+    assert not [title for title in figures(workdirs)[0] if title.startswith("Safe answers")]
+    again = Answerer("two", "two", 1, {"temperature": 0.0})
+    write_answers(
+        workdirs[1] / "evaluation/answers-greedy.json", dataclasses.replace(answers, answerer=again)
+    )
+    assert [title for title in figures(workdirs)[0] if title.startswith("Safe answers")]
 
 
 def test_answers_before_training_are_not_compared(tmp_path):

@@ -65,6 +65,11 @@ def _plain(record: Record, column: str | None) -> Labels:
     if column is not None and column not in record.values and not benign:
         record.get(column, "category names, or null for none")  # raises: other rows of the file have them
     categories = () if column is None else category_names(record, column)
+    if column is not None and any(name.casefold() == "nan" for name in categories):
+        expected = "a category, or an empty field for none"
+        raise record.error(
+            "no category", column, got=shown(record.values[column]), expected=expected, remedy=CORRECT
+        )
     if benign and categories:
         got = f"a benign prompt with the categories {list(categories)}"
         expected = "harm categories on harmful prompts alone"

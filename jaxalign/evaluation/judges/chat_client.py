@@ -74,7 +74,7 @@ class ChatClient:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._http = httpx2.Client(headers=headers, timeout=config.timeout)
         self._lock, self._stop = threading.Lock(), threading.Event()
-        self._silent = 0  # conversations in a row without a reply
+        self._silent = 0  # conversations in a row without an answer
         self.failures: Counter[str] = Counter()
 
     def __enter__(self) -> "ChatClient":
@@ -99,14 +99,15 @@ class ChatClient:
         """
         replied, reason, wait = False, "", 0.0
         for attempt in range(self._config.max_attempts):
-            if self._stop.is_set() or (attempt and self._wait(max(wait, self._pause(attempt)))):
+            pause = min(self._config.max_wait, max(wait, self._pause(attempt)))
+            if self._stop.is_set() or (attempt and self._wait(pause)):
                 return None
             self._budget.take_request()
             try:
                 answer = self._attempt(messages, parse)
             except _AttemptError as failure:
                 reason, wait, replied = str(failure), failure.wait, replied or failure.replied
-                if failure.final or wait > self._config.max_wait:
+                if failure.final:
                     break
                 continue
             self._count(replied=True)
@@ -124,15 +125,15 @@ class ChatClient:
         return longest * random.uniform(0.5, 1.0)
 
     def _count(self, *, replied: bool, reason: str = "") -> None:
-        """Note how a conversation ended. Raises JudgeError after too many in a row without a reply."""
+        """Note how a conversation ended. Raises JudgeError after too many in a row without an answer."""
         if reason:
             self.note(reason)
         with self._lock:
             self._silent = 0 if replied else self._silent + 1
             if self._silent >= self._config.max_failures:
                 raise self._fatal(
-                    f"{self._config.url} gave no reply to {self._silent} conversations in a row (last: {reason}); "
-                    "check that it runs and serves this model"
+                    f"{self._config.url} gave no answer to {self._silent} conversations in a row (last: {reason}); "
+                    "check that it runs, and takes this model, these parameters and conversations of this length"
                 )
 
     def _fatal(self, message: str) -> JudgeError:

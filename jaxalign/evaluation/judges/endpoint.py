@@ -10,7 +10,7 @@ import numpy as np
 from jaxalign.evaluation.judges.chat_client import Budget, ChatClient, OverBudgetError, api_key
 from jaxalign.evaluation.judges.interface import Judgements, Prompts, check_call, from_harm
 from jaxalign.evaluation.judges.settings import EndpointConfig
-from jaxalign.evaluation.judges.verdict import Verdict, parse_verdict, verdict_messages
+from jaxalign.evaluation.judges.verdict import INSTRUCTIONS, Verdict, parse_verdict, verdict_messages
 from jaxalign.evaluation.judges.verdict_cache import VerdictCache, fingerprint
 from jaxalign.progress import Stage
 
@@ -28,6 +28,14 @@ class EndpointJudge:
         self._config = config
         self.budget = Budget(config.request_budget, config.token_budget)
         self.name = f"endpoint model {config.model}"
+        self.fingerprint = fingerprint(
+            {
+                "model": config.model,
+                "instructions": config.instructions or INSTRUCTIONS,
+                "categories": config.categories,
+                "parameters": config.parameters,
+            }
+        )
         self.limits = (
             f"{self.name} judges as its instructions and its provider have it, which may change: nothing is known of "
             "its errors until it is calibrated."

@@ -13,12 +13,14 @@ from jaxalign.evaluation.judges.interface import JudgeError, Judgements, Prompts
 class FunctionJudge:
     """A function (prompts, responses) -> one harm score in [0, 1] for each, None or NaN for unjudged; or Judgements.
 
-    Prompts are tuples of `Message`. From scores alone, an answer is safe below 0.5.
+    Prompts are tuples of `Message`. From scores alone, an answer is safe below 0.5. The function may carry a text
+    `fingerprint`, to be changed when its verdicts change.
     """
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self._function = function
         self.name = f"function {name}"
+        self.fingerprint = getattr(function, "fingerprint", None)
         self.limits = f"{self.name} is your own: nothing is known of its errors until it is calibrated."
 
     def __call__(self, prompts: Prompts, responses: Sequence[str]) -> Judgements:
@@ -61,6 +63,10 @@ def load_function(path: str) -> FunctionJudge:
         raise JudgeError(
             f"{path}: cannot import {module_name} ({error}); install it, or put its folder on PYTHONPATH (now in "
             f"{os.getcwd()})"
+        ) from error
+    except Exception as error:  # of its code, a SyntaxError too
+        raise JudgeError(
+            f"{path}: importing {module_name} raised {type(error).__name__}: {error}; mend the module"
         ) from error
     for part in name.split("."):
         found = getattr(found, part, None)

@@ -16,6 +16,7 @@ from jaxalign.evaluation.judges.decoder import LastToken, exact, last_states, le
 from jaxalign.evaluation.judges.guard_prompt import CATEGORIES, GuardPrompt
 from jaxalign.evaluation.judges.interface import JudgeError, Judgements, Prompts, check_call, from_harm
 from jaxalign.evaluation.judges.settings import GuardConfig
+from jaxalign.evaluation.judges.verdict_cache import fingerprint
 from jaxalign.hf.read import open_checkpoint
 
 Ids = tuple[int, ...]
@@ -33,6 +34,7 @@ class GuardJudge:
         words: tuple[str, str] = ("safe", "unsafe"),
         categories: Sequence[str] = CATEGORIES,
         least_mass: float = 0.5,
+        fingerprint: str | None = None,
     ) -> None:
         """`last_token(rows, ids)` gives log-probs of the next token. Raises JudgeError for an unfit tokenizer."""
         self._last_token, self._prompt, self._least_mass = last_token, prompt, least_mass
@@ -48,6 +50,7 @@ class GuardJudge:
         self._column = {int(token): i for i, token in enumerate(self._ids)}
         self._verdict = [self._column[safe], self._column[unsafe]]
         self.name = f"guard model {name}"
+        self.fingerprint = fingerprint
         self.limits = (
             f"{self.name} knows the harms of its own policy and no others, and names one harm of each answer."
         )
@@ -141,4 +144,15 @@ def load_guard(config: GuardConfig, mesh: Mesh | None = None) -> GuardJudge:
         words=(config.safe_word, config.unsafe_word),
         categories=categories,
         least_mass=config.least_mass,
+        fingerprint=fingerprint(
+            {
+                "weights": checkpoint.fingerprint(),
+                "tokenizer": checkpoint.tokenizer_fingerprint(),
+                "settings": config.model_dump(
+                    mode="json", exclude={"path", "batch_size", "max_length", "categories"}
+                ),
+                "max_length": max_length,
+                "categories": list(categories),
+            }
+        ),
     )

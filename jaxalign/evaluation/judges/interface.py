@@ -78,7 +78,8 @@ class Judgements:
 class Judge(Protocol):
     """A function from conversations and their last answers to judgements.
 
-    `name` is shown beside every figure; `limits`, one sentence on what the judge cannot see, wherever figures are.
+    `name` is shown beside every figure; `limits`, one sentence on what the judge cannot see, wherever figures are. It
+    may also have a `fingerprint`, a text that differs where verdicts may differ, such as by settings or weights.
     """
 
     name: str
@@ -86,6 +87,20 @@ class Judge(Protocol):
 
     def __call__(self, prompts: Prompts, responses: Sequence[str]) -> Judgements:
         """Judge answer i as the reply to prompt i."""
+
+
+JudgeId = tuple[str | None, str | None]
+"""Name and fingerprint of a judge; None for no judge, and for no known fingerprint."""
+
+
+def judge_id(judge: Judge | None) -> JudgeId:
+    """The name of a judge, and its fingerprint if it has one."""
+    return (None, None) if judge is None else (judge.name, getattr(judge, "fingerprint", None))
+
+
+def same_judge(one: JudgeId, other: JudgeId) -> bool:
+    """Whether names and, where both are known, fingerprints agree."""
+    return one[0] == other[0] and (one[1] == other[1] or None in (one[1], other[1]))
 
 
 def from_harm(

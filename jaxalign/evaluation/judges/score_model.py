@@ -30,6 +30,7 @@ from jaxalign.evaluation.judges.interface import (
     from_harm,
 )
 from jaxalign.evaluation.judges.settings import RewardModelConfig, ScoreModelConfig
+from jaxalign.evaluation.judges.verdict_cache import fingerprint
 from jaxalign.hf.score_model import ScoreCheckpoint, ScoreType, open_score_model
 
 
@@ -53,6 +54,8 @@ class ScoreModel:
                 f"{model.decoder.path}: the tokenizer has no end-of-sequence token, where the score is read; set "
                 "its eos_token"
             )
+        max_length = length_limit(model.decoder, max_length)
+        self.fingerprint = score_fingerprint(model, dtype, max_length)
         decoder, params = load_decoder(model.decoder, dtype, mesh)
         affine = (model.bias - model.shift, model.scale)
         head = replicate((model.weight[:, None], *map(np.float32, affine)), mesh)
@@ -67,7 +70,7 @@ class ScoreModel:
             forward,
             (params, head),
             batch_size=batch_size,
-            max_length=length_limit(model.decoder, max_length),
+            max_length=max_length,
             mesh=mesh,
         )
 
@@ -81,6 +84,19 @@ class ScoreModel:
         rows = self._tokenizer(texts, verbose=False)["input_ids"] if texts else []
         scores = self._last_token(rows)[:, 0]
         return np.where(np.isfinite(scores), scores, np.nan)
+
+
+def score_fingerprint(model: ScoreCheckpoint, dtype: str, max_length: int) -> str:
+    """Hash of all that scores depend on."""
+    return fingerprint(
+        {
+            "weights": model.decoder.fingerprint(),
+            "tokenizer": model.decoder.tokenizer_fingerprint(),
+            "normaliser": [model.shift, model.scale],
+            "dtype": dtype,
+            "max_length": max_length,
+        }
+    )
 
 
 def conversation_text(prompt: tuple[Message, ...], response: str, tokenizer: Any) -> str:
@@ -101,6 +117,7 @@ class CostJudge:
         _check_type(name, model.score_type, "cost")
         self._model = model
         self.name = f"cost model {name}"
+        self.fingerprint = model.fingerprint
         self.limits = (
             f"{self.name} calls unsafe what its training data did; its harm is a score, not a probability."
         )
@@ -121,9 +138,24 @@ def load_reward_model(config: RewardModelConfig, mesh: Mesh | None = None) -> Sc
     return _load(config, "reward", mesh)
 
 
-def _load(config: ScoreModelConfig | RewardModelConfig, expected: ScoreType, mesh: Mesh | None) -> ScoreModel:
+def open_reward_model(config: RewardModelConfig) -> ScoreCheckpoint:
+    """The files of a reward model. Raises JudgeError for a cost model, CheckpointError for anything else."""
+    return _open(config, "reward")
+
+
+def scorer_name(config: RewardModelConfig) -> str:
+    """The name of its scores."""
+    return f"reward model {config.path.name}"
+
+
+def _open(config: ScoreModelConfig | RewardModelConfig, expected: ScoreType) -> ScoreCheckpoint:
     checkpoint = open_score_model(config.path, config.score_type)
     _check_type(str(config.path), checkpoint.score_type, expected)  # before the weights are read
+    return checkpoint
+
+
+def _load(config: ScoreModelConfig | RewardModelConfig, expected: ScoreType, mesh: Mesh | None) -> ScoreModel:
+    checkpoint = _open(config, expected)
     return ScoreModel(
         checkpoint,
         dtype=config.dtype,

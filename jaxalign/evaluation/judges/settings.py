@@ -105,7 +105,8 @@ class EndpointConfig(Settings):
     backoff: NonNegativeFloat = Field(1.0, description="seconds before the second attempt; doubles with each")
     max_wait: PositiveFloat = Field(60.0, description="longest wait between attempts, Retry-After included")
     max_failures: PositiveInt = Field(
-        10, description="answers in a row without any reply of the server after which the judge gives up"
+        10,
+        description="answers in a row that the server gave no reply to, or refused, after which the judge gives up",
     )
     concurrency: PositiveInt = Field(4, description="requests at a time")
     cache: LaxPath | None = Field(None, description="file of verdicts, so that no answer is paid for twice")

@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -161,14 +162,14 @@ def test_waits_double_with_jitter_and_stay_below_the_longest(endpoint, monkeypat
         assert longest / 2 <= wait <= longest
 
 
-def test_retry_after_is_waited_for_unless_it_is_too_long(endpoint, monkeypatch):
+def test_retry_after_is_waited_for_but_never_longer_than_max_wait(endpoint, monkeypatch):
     waits = waits_of(monkeypatch)
     endpoint.reply = first_then(Reply(status=429, headers={"Retry-After": "7"}))
     assert endpoint_judge(endpoint)([ASK], ["a"]).judged.all()
     assert waits == [7.0]
     endpoint.reply = first_then(Reply(status=429, headers={"Retry-After": "3600"}))
-    assert endpoint_judge(endpoint)([ASK], ["b"]).num_unjudged == 1
-    assert waits == [7.0]
+    assert endpoint_judge(endpoint, max_wait=60.0)([ASK], ["b"]).judged.all()
+    assert waits == [7.0, 60.0]
 
 
 def test_retry_after_may_be_a_date():
@@ -204,9 +205,17 @@ def test_a_conversation_that_the_server_cannot_take_is_unjudged_alone(endpoint, 
 def test_a_silent_endpoint_is_an_error_before_all_answers_are_tried(endpoint):
     endpoint.reply = lambda _: Reply(status=500)
     prompts, responses = [ASK] * 20, [f"answer {i}" for i in range(20)]
-    with pytest.raises(JudgeError, match=r"gave no reply to 3 conversations in a row \(last: status 500\)"):
+    with pytest.raises(JudgeError, match=r"gave no answer to 3 conversations in a row \(last: status 500\)"):
         endpoint_judge(endpoint, max_failures=3, max_attempts=2, concurrency=1)(prompts, responses)
     assert len(endpoint.requests) == 6
+
+
+def test_an_endpoint_that_refuses_every_conversation_is_said_to_and_not_called_silent(endpoint):
+    endpoint.reply = lambda _: Reply(b"too many tokens", status=413)
+    with pytest.raises(
+        JudgeError, match=r"last: status 413: too many tokens\); .*conversations of this length"
+    ):
+        judged(endpoint, max_failures=3, concurrency=1)
 
 
 def test_an_endpoint_that_is_not_there_is_an_error():
@@ -295,6 +304,38 @@ def test_a_file_that_is_no_cache_is_refused(endpoint, tmp_path):
     (tmp_path / "notes.txt").write_text("not a data base, but long enough to be looked at " * 50)
     with pytest.raises(JudgeError, match=r"notes\.txt cannot be used .*expected a file of verdicts"):
         judged(endpoint, cache=tmp_path / "notes.txt")
+
+
+def test_a_damaged_row_of_the_cache_is_asked_for_again(endpoint, tmp_path, caplog):
+    cache = tmp_path / "verdicts.sqlite"
+    first = judged(endpoint, cache=cache)
+    with sqlite3.connect(cache) as table:
+        table.execute("UPDATE verdicts SET verdict = '{' WHERE rowid = 1")
+        table.execute("UPDATE verdicts SET verdict = '[7, true, null]' WHERE rowid = 2")
+    table.close()
+    asked = len(endpoint.requests)
+    np.testing.assert_array_equal(judged(endpoint, cache=cache).harm, first.harm)
+    assert len(endpoint.requests) == asked + 2
+    assert "a row that is no verdict is not used: '{'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sql", "problem"),
+    [
+        ("CREATE TABLE verdicts (name TEXT)", "cannot be used .*no such column"),
+        (
+            "CREATE TABLE verdicts (key TEXT PRIMARY KEY, verdict TEXT);"
+            "CREATE TRIGGER closed BEFORE INSERT ON verdicts BEGIN SELECT RAISE(ABORT, 'read-only'); END",
+            "cannot be written to .read-only.*make it whole and writable",
+        ),
+    ],
+)
+def test_a_cache_of_others_is_an_error_of_the_judge(endpoint, tmp_path, sql, problem):
+    with sqlite3.connect(tmp_path / "verdicts.sqlite") as table:
+        table.executescript(sql)
+    table.close()
+    with pytest.raises(JudgeError, match=problem):
+        judged(endpoint, cache=tmp_path / "verdicts.sqlite")
 
 
 def test_the_key_is_sent_and_written_nowhere(endpoint, tmp_path, monkeypatch, caplog):

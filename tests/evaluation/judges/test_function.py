@@ -67,3 +67,14 @@ def test_an_exception_of_the_function_is_an_error_of_the_judge():
 def test_a_path_to_no_function_is_refused(path, error):
     with pytest.raises(JudgeError, match=error):
         load_function(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("def judge(:", "raised SyntaxError: .*; mend the module"), ("1 / 0", "raised ZeroDivisionError")],
+)
+def test_a_module_that_cannot_be_run_is_an_error_of_the_judge(code, error, tmp_path, monkeypatch):
+    (tmp_path / "unsound_judge.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(JudgeError, match=f"importing unsound_judge {error}"):
+        load_function("unsound_judge:judge")
