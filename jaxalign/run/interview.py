@@ -25,7 +25,8 @@ from jaxalign.run.data import load_tokenizer
 from jaxalign.run.generate import TextFormat, stop_ids
 from jaxalign.run.generation import Decoding, check_prompt, generate_ids
 from jaxalign.run.judge_once import OneProcess
-from jaxalign.run.safety import load_prompts, sampling_of
+from jaxalign.run.responses import sampling_of
+from jaxalign.run.safety import load_prompts
 from jaxalign.run.setup import Run
 from jaxalign.training.state import TrainState
 

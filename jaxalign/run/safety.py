@@ -4,14 +4,12 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxalign.config import ConfigError
 from jaxalign.data.prompt_subsets import balanced_subset
 from jaxalign.data.prompts import PromptSet, read_prompts
-from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import Answers, judge_answers
 from jaxalign.evaluation.answers_file import read_answers, write_answers
 from jaxalign.evaluation.calibration import Calibration, calibrate
@@ -26,12 +24,11 @@ from jaxalign.evaluation.judges.score_model import load_reward_model, open_rewar
 from jaxalign.evaluation.judges.settings import RewardModelConfig
 from jaxalign.evaluation.result import SafetyResult
 from jaxalign.evaluation.safety import evaluate_answers
-from jaxalign.evaluation.settings import AnswersConfig, PromptsConfig, SafetyConfig
-from jaxalign.models.sampling import Sampling
-from jaxalign.run.generate import generate_texts, text_format
-from jaxalign.run.load import LoadedModel, WhichStep, is_run, load_model, run_config
-from jaxalign.run.manifest import model_fingerprint, read_manifest, run_fingerprint, write_json
+from jaxalign.evaluation.settings import PromptsConfig, SafetyConfig
+from jaxalign.run.load import WhichStep, is_run, load_model, run_config
+from jaxalign.run.manifest import write_json
 from jaxalign.run.margin_figures import margins_of, targets_of
+from jaxalign.run.responses import answerer_of, kept_responses, sampling_of
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +77,8 @@ def evaluate_safety(
         open_reward_model(config.reward_model)
     model = load_model(path, step=step)
     folder.mkdir(parents=True, exist_ok=True)
-    answerer = _answerer(path, model, config.answers)
-    texts = _responses(answerer, model, prompts, config.answers, folder / f"responses-{name}.json")
+    answerer = answerer_of(path, model, config.answers)
+    texts = kept_responses(answerer, model, prompts, config.answers, folder / f"responses-{name}.json")
     del model  # a judge may be a model too
     judged = judge_answers(prompts, texts, judge, _refusal_judge(config, judge))
     answers = dataclasses.replace(judged, answerer=answerer)
@@ -125,11 +122,6 @@ def load_prompts(config: PromptsConfig) -> PromptSet:
         raise ConfigError(f"prompts.{error}") from error
 
 
-def sampling_of(options: AnswersConfig) -> Sampling:
-    """How tokens are drawn. Raises GenerationError for options without effect."""
-    return Sampling(options.temperature, options.top_k, options.top_p)
-
-
 def read_calibration(path: Path) -> JudgeAccuracy:
     """The judge's error in a file of `jaxalign evaluate --calibrate`. Raises ConfigError for anything else."""
     try:
@@ -137,56 +129,6 @@ def read_calibration(path: Path) -> JudgeAccuracy:
     except ValueError as error:  # of JSON, of UTF-8, or of what it holds
         raise ConfigError(f"calibration {path}: {error}") from error
     return judge_accuracy(calibration)
-
-
-def _answerer(path: Path, model: LoadedModel, options: AnswersConfig) -> Answerer:
-    """Who answers, and how it is asked."""
-    run = read_manifest(path)
-    found = model_fingerprint(model.checkpoint) if run is None else run_fingerprint(run, model.step)
-    return Answerer(path.resolve().name, found, model.step, options.model_dump(exclude={"batch_size"}))
-
-
-def _responses(
-    answerer: Answerer, model: LoadedModel, prompts: PromptSet, options: AnswersConfig, kept: Path
-) -> list[list[str]]:
-    """The answers of the model; those that an earlier call left unjudged if they are of the same model and prompts."""
-    format = text_format(
-        model, without_template="put the chat_template.jinja that it was trained with into its folder"
-    )
-    key: dict[str, Any] = {
-        "model": answerer.model_fingerprint,
-        "prompts": prompts.fingerprint(),
-        "ids": [row.id for row in prompts.rows],
-        "answers": answerer.answer_settings,
-    }
-    found = _kept(kept, key) if kept.exists() else None
-    if found is not None:
-        log.info("answers taken from %s, where an earlier call left them unjudged", kept)
-        return found
-    texts = generate_texts(
-        model,
-        [row.prompt for row in prompts.rows],
-        sampling=sampling_of(options),
-        num_samples=options.num_samples,
-        max_new_tokens=options.max_new_tokens,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        format=format,
-    )
-    write_json(kept, {"key": key, "responses": texts})
-    return texts
-
-
-def _kept(file: Path, key: dict[str, Any]) -> list[list[str]] | None:
-    """The answers that an earlier call left, None if they are to something else or the file is damaged."""
-    try:
-        content = json.loads(file.read_bytes())
-        return content["responses"] if content["key"] == key else None
-    except (ValueError, KeyError, TypeError) as error:
-        log.warning(
-            "%s is damaged (%s: %s), so the prompts are answered anew", file, type(error).__name__, error
-        )
-        return None
 
 
 def _refusal_judge(config: SafetyConfig, judge: Judge) -> Judge | None:

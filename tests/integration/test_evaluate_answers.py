@@ -15,7 +15,7 @@ from jaxalign.evaluation.answers_file import read_answers
 from jaxalign.evaluation.result import SafetyResult
 from jaxalign.evaluation.safety import evaluate_answers
 from jaxalign.evaluation.settings import SafetyConfig
-from jaxalign.run import safety
+from jaxalign.run import responses, safety
 from jaxalign.run.margin_figures import margins_of
 from jaxalign.run.train import train
 from tests import tiny
@@ -115,7 +115,7 @@ def test_answers_outlive_a_judge_that_fails(
     broken = write(tmp_path / "mine.yaml", judge={"kind": "function", "function": f"{HERE}:broken"})
     assert "no connection" in refusal(run, "--safety", broken, "--output", tmp_path)
     kept = read(tmp_path / "responses-mine.json")["responses"]
-    monkeypatch.setattr(safety, "generate_texts", lambda *_, **__: pytest.fail("answered a second time"))
+    monkeypatch.setattr(responses, "generate_texts", lambda *_, **__: pytest.fail("answered a second time"))
     succeed(run, "--safety", write(tmp_path / "mine.yaml"), "--output", tmp_path)
     assert [list(texts) for texts in read_answers(tmp_path / "answers-mine.json").responses] == kept
 
