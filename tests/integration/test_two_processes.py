@@ -106,12 +106,12 @@ def check_stopped_and_resumed(workdir: Path, **sections: Any) -> None:
     done = len(metrics(workdir))
     assert 2 <= done < num_steps
     assert set(re.findall(r"stopped at step (\d+)", output)) == {str(done)}
-    assert saved_steps(workdir) == [done]  # complete, thus both processes stopped there
+    assert saved_steps(workdir)[-1] == done  # complete, thus both processes stopped there
 
     output = finish(start(settings, workdir))
     assert f"resuming at step {done} of {num_steps}" in output
     assert "held-out pairs, before and after training" in output
-    assert saved_steps(workdir) == [done, num_steps]
+    assert saved_steps(workdir)[-1] == num_steps
     alone = workdir.with_name(workdir.name + "_alone")
     train(parse_config(settings, "test"), alone)
     check_same_figures(workdir, alone, num_steps)
