@@ -82,16 +82,15 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def test_stopped_and_resumed_run_of_two_processes_is_that_of_one_and_asks_a_judge_once(folder: Path) -> None:
-    check_stopped_and_resumed(folder / "full", selection=selection_section(folder))
+    check_stopped_and_resumed(folder / "full", 12, selection=selection_section(folder))
 
 
 @pytest.mark.slow
 def test_stopped_and_resumed_adapter_of_two_processes_is_that_of_one(folder: Path) -> None:
-    check_stopped_and_resumed(folder / "adapter", model={"lora": {"rank": 2}})
+    check_stopped_and_resumed(folder / "adapter", 30, model={"lora": {"rank": 2}})
 
 
-def check_stopped_and_resumed(workdir: Path, **sections: Any) -> None:
-    num_steps = 30
+def check_stopped_and_resumed(workdir: Path, num_steps: int, **sections: Any) -> None:
     settings = tiny.run_settings(
         workdir.parent,
         **SHARED,
