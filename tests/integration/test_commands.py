@@ -94,7 +94,7 @@ def test_report_of_the_run_is_complete(run: Path) -> None:
     succeed("report", run, "--output", output)
     (part,) = json.loads(output.read_text())["runs"]
     missing = {section["key"] for section in part["sections"] if section["missing"]}
-    assert missing == {"answers"}
+    assert missing == {"probes", "answers"}
     facts = {fact["label"]: fact["value"] for fact in part["verdict"]["facts"]}
     assert facts["Worst category"] in tiny.CATEGORIES
     assert facts["Skipped steps"] == "0"
