@@ -17,7 +17,9 @@ import numpy as np
 import yaml
 from tables import markdown
 
+from jaxalign.evaluation.answers_file import read_answers
 from jaxalign.evaluation.bootstrap import Estimate, Resampling
+from jaxalign.evaluation.comparison import compare
 from jaxalign.evaluation.heldout_pairs import (
     ALL_PAIRS,
     interval_rates,
@@ -165,6 +167,27 @@ def refusal_table(results: dict[str, dict[str, Any]]) -> str:
     return markdown(["model", "safe prompts refused, %", "unsafe prompts complied with, %"], rows)
 
 
+def refusal_difference_table(workdirs: dict[str, Path]) -> str:
+    """Each method minus dpo on the same XSTest prompts."""
+    answers = {
+        name: read_answers(path / "evaluation" / "answers-xstest.json") for name, path in workdirs.items()
+    }
+    rows = []
+    for name in list(workdirs)[1:]:
+        found = compare(answers["dpo"], answers[name])
+        changes = (found.over_refusal, found.under_refusal)
+        rows.append(
+            [name]
+            + [
+                "-" if x is None else f"{100 * x.change:+.0f} ({100 * x.low:+.0f} to {100 * x.high:+.0f})"
+                for x in changes
+            ]
+        )
+    return markdown(
+        ["minus dpo", "safe prompts refused, points", "unsafe prompts complied with, points"], rows
+    )
+
+
 def _percent(found: Estimate, *, signed: bool = False) -> str:
     style = "+.0f" if signed else ".0f"
     return f"{100 * found.value:{style}} ({100 * found.low:{style}} to {100 * found.high:{style}})"
@@ -207,6 +230,7 @@ def main() -> None:
         "## Answers to XSTest prompts",
         f"{before['source']['prompts']} prompts; judge: {before['source']['judge']}. {before['source']['limits']}",
         refusal_table(results),
+        refusal_difference_table(workdirs),
     ]
     (args.output / "real_text.md").write_text("\n\n".join(parts) + "\n")
     jaxalign("report", *map(str, workdirs.values()), "--output", str(args.output / "report.html"))
