@@ -190,8 +190,8 @@ def evaluate(
     _only("no --safety", **answers)
     assert model is not None
     main_process = _join(distributed)
+    from jaxalign.files import write_json
     from jaxalign.run.evaluate import evaluate as run_evaluation
-    from jaxalign.run.manifest import write_json
     from jaxalign.run.summary import print_report
 
     report = run_evaluation(

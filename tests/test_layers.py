@@ -15,6 +15,7 @@ LAYERS = {
     "arrays": 0,
     "batch": 0,
     "errors": 0,
+    "files": 0,
     "progress": 0,
     "settings": 0,
     "losses": 1,

@@ -14,13 +14,13 @@ from jaxalign.config import ConfigError
 from jaxalign.data.encoder import Encoder
 from jaxalign.data.schema import Message
 from jaxalign.data.settings import TextConfig
+from jaxalign.files import write_whole
 from jaxalign.hf.checkpoint import Checkpoint, generation_defaults
 from jaxalign.models.sampling import GREEDY, Sampling
 from jaxalign.parallel import is_main_process
 from jaxalign.run.data import load_tokenizer
 from jaxalign.run.generation import Answer, Decoding, generate_ids
 from jaxalign.run.load import LoadedModel, WhichStep, load_model
-from jaxalign.run.manifest import write_whole
 from jaxalign.run.prompt_file import Prompt, read_prompt_file
 
 log = logging.getLogger(__name__)

@@ -3,8 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import math
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -114,31 +112,6 @@ def read_manifest(workdir: Path) -> dict[str, Any] | None:
     if missing:
         raise ConfigError(f"{path} lacks {', '.join(missing)}: it is not the manifest of a run")
     return manifest
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; numbers that are not finite, which JSON has no word for, become null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is whole or not there; a failure leaves nothing behind."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_same(what: str, old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:

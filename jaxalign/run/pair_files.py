@@ -3,7 +3,6 @@
 `jaxalign report` draws distributions and paired differences from these files; nothing else reads them.
 """
 
-import os
 from pathlib import Path
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 from jaxalign import adaptive
 from jaxalign.evaluation.heldout_pairs import HeldoutPairs
 from jaxalign.evaluation.mutual_information import mutual_information_summary
-from jaxalign.run.manifest import write_json
+from jaxalign.files import replacing, write_json
 from jaxalign.run.setup import Run
 from jaxalign.training.state import TrainState
 
@@ -22,11 +21,8 @@ MUTUAL_INFORMATION = "mutual_information.json"
 
 def write_heldout_pairs(path: Path, pairs: HeldoutPairs) -> None:
     """Write one line a pair, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in pairs.lines())
-    temporary.replace(path)
 
 
 def write_mutual_information(run: Run, state: TrainState, path: Path) -> None:

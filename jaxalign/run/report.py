@@ -1,6 +1,5 @@
 """`jaxalign report`: one page about runs, from what they left. What it says is made in the report package."""
 
-import os
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxalign import __version__
 from jaxalign.config import ConfigError
 from jaxalign.evaluation.bootstrap import Estimate
 from jaxalign.evaluation.heldout_pairs import ALL_PAIRS, HeldoutPairs, interval_rates, read_heldout_pairs
+from jaxalign.files import write_json, write_whole
 from jaxalign.report import rows
 from jaxalign.report.build import build_document
 from jaxalign.report.document import Document
@@ -20,7 +20,7 @@ from jaxalign.report.markdown import to_markdown
 from jaxalign.report.png import to_png
 from jaxalign.report.record import CategoryPairs, HeldoutPairsSummary, read_run
 from jaxalign.run.compare import RESAMPLING, differences
-from jaxalign.run.manifest import read_manifest, write_json
+from jaxalign.run.manifest import read_manifest
 from jaxalign.run.pair_files import HELDOUT_PAIRS
 
 Format = Literal["html", "md", "json", "png"]
@@ -37,19 +37,11 @@ def report(workdirs: Sequence[Path], output: Path, kind: Format | None = None) -
     if output.is_dir():
         raise ConfigError(f"{output} is a folder, expected a file to write; name one in it, or another one")
     document = read_document(workdirs)
-    output.parent.mkdir(parents=True, exist_ok=True)
     if kind == "json":
         write_json(output, document.as_dict())
         return
     text = {"html": to_html, "md": to_markdown}.get(kind)
-    content = to_png(document) if text is None else text(document).encode("utf-8")
-    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(output)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(output, to_png(document) if text is None else text(document))
 
 
 def read_document(workdirs: Sequence[Path]) -> Document:

@@ -8,10 +8,11 @@ from typing import Any
 from jaxalign.data.prompts import PromptSet
 from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.settings import AnswersConfig
+from jaxalign.files import write_json
 from jaxalign.models.sampling import Sampling
 from jaxalign.run.generate import generate_texts, text_format
 from jaxalign.run.load import LoadedModel
-from jaxalign.run.manifest import model_fingerprint, read_manifest, run_fingerprint, write_json
+from jaxalign.run.manifest import model_fingerprint, read_manifest, run_fingerprint
 
 log = logging.getLogger(__name__)
 

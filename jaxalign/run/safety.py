@@ -25,8 +25,8 @@ from jaxalign.evaluation.judges.settings import RewardModelConfig
 from jaxalign.evaluation.result import SafetyResult
 from jaxalign.evaluation.safety import evaluate_answers
 from jaxalign.evaluation.settings import PromptsConfig, SafetyConfig
+from jaxalign.files import write_json
 from jaxalign.run.load import WhichStep, is_run, load_model, run_config
-from jaxalign.run.manifest import write_json
 from jaxalign.run.margin_figures import margins_of, targets_of
 from jaxalign.run.responses import answerer_of, kept_responses, sampling_of
 

@@ -15,10 +15,11 @@ from jaxalign.config import Config, ConfigError, dump_config
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.evaluation.heldout_pairs import HeldoutPairs, heldout_pairs
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
+from jaxalign.files import write_json
 from jaxalign.parallel import is_main_process
 from jaxalign.run.interview import check_interviews
 from jaxalign.run.load import BEST
-from jaxalign.run.manifest import check_same, describe_config, make_manifest, with_resumption, write_json
+from jaxalign.run.manifest import check_same, describe_config, make_manifest, with_resumption
 from jaxalign.run.pair_files import (
     HELDOUT_PAIRS,
     MUTUAL_INFORMATION,

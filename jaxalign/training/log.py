@@ -3,12 +3,12 @@
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from jaxalign.errors import JaxalignError
+from jaxalign.files import write_whole
 from jaxalign.training.trackers import Figures, Tracker
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,7 @@ def _keep_up_to(path: Path, last_step: int) -> None:
         lines.append(rest)
     steps = [_step_of(line, path, number) for number, line in enumerate(lines, start=1)]
     kept = [line + b"\n" for line, step in zip(lines, steps, strict=True) if step <= last_step]
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(b"".join(kept))
-    temporary.replace(path)
+    write_whole(path, b"".join(kept))
 
 
 def _is_json(line: bytes) -> bool:

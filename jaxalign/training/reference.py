@@ -6,7 +6,6 @@ the training pairs keep their log-probs in files of the same form.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.numpy import save_file
 
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.errors import JaxalignError
+from jaxalign.files import replacing
 from jaxalign.settings import LaxPath, Settings
 
 PASSES = {"logps": "reference log-probs", "alone": "reference log-probs without prompt"}
@@ -160,8 +160,6 @@ def read_reference(
 
 def write_reference(path: Path, arrays: dict[str, np.ndarray], ingredients: dict[str, Any]) -> None:
     """Write atomically: a killed process leaves no half file under the final name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_file(contiguous, temporary, metadata={"ingredients": json.dumps(ingredients, sort_keys=True)})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, metadata={"ingredients": json.dumps(ingredients, sort_keys=True)})
