@@ -2,7 +2,7 @@
 
 `python benchmarks/category_gap/real_text.py --pairs FILE --prompts XSTEST --output DIR` trains each method with
 `jaxalign train`, asks every model XSTest prompts with `jaxalign evaluate`, and writes DIR/real_text.md and
-DIR/report.html. What is finished is not done again. Half an hour on two CPU cores.
+DIR/report.html. What is finished is not done again. A quarter of an hour for each method on two CPU cores.
 """
 
 import argparse
@@ -158,10 +158,7 @@ def refusal_table(results: dict[str, dict[str, Any]]) -> str:
         rows.append(
             [
                 name,
-                *[
-                    f"{100 * x['rate']['value']:.0f} ({100 * x['rate']['low']:.0f} to {100 * x['rate']['high']:.0f})"
-                    for x in (over, under)
-                ],
+                *[_points(*(x["rate"][key] for key in ("value", "low", "high"))) for x in (over, under)],
             ]
         )
     return markdown(["model", "safe prompts refused, %", "unsafe prompts complied with, %"], rows)
@@ -177,11 +174,7 @@ def refusal_difference_table(workdirs: dict[str, Path]) -> str:
         found = compare(answers["dpo"], answers[name])
         changes = (found.over_refusal, found.under_refusal)
         rows.append(
-            [name]
-            + [
-                "-" if x is None else f"{100 * x.change:+.0f} ({100 * x.low:+.0f} to {100 * x.high:+.0f})"
-                for x in changes
-            ]
+            [name] + ["-" if x is None else _points(x.change, x.low, x.high, signed=True) for x in changes]
         )
     return markdown(
         ["minus dpo", "safe prompts refused, points", "unsafe prompts complied with, points"], rows
@@ -189,8 +182,13 @@ def refusal_difference_table(workdirs: dict[str, Path]) -> str:
 
 
 def _percent(found: Estimate, *, signed: bool = False) -> str:
-    style = "+.0f" if signed else ".0f"
-    return f"{100 * found.value:{style}} ({100 * found.low:{style}} to {100 * found.high:{style}})"
+    return _points(found.value, found.low, found.high, signed=signed)
+
+
+def _points(*rates: float, signed: bool = False) -> str:
+    """A rate or a difference and its bounds, in percent."""
+    value, low, high = (f"{round(100 * rate):{'+d' if signed else 'd'}}" for rate in rates)
+    return f"{value} ({low} to {high})"
 
 
 def main() -> None:
