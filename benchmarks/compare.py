@@ -65,11 +65,16 @@ def arguments(description: str | None, *, vocabularies: Sequence[int]) -> argpar
     return parser
 
 
-def each_case(args: argparse.Namespace) -> Iterator[Case]:
-    """The cases that were asked for, made one after the other; raises SystemExit for steps that an epoch lacks."""
+def check_steps(args: argparse.Namespace) -> None:
+    """Raise SystemExit for steps of which none is timed, or that an epoch lacks."""
     most = args.pairs // args.batch_size
     if not WARM_UP < args.steps <= most:
         raise SystemExit(f"--steps {args.steps} must be more than {WARM_UP} and at most {most}, an epoch")
+
+
+def each_case(args: argparse.Namespace) -> Iterator[Case]:
+    """The cases that were asked for, made one after the other."""
+    check_steps(args)
     model = Llama(layers=2, hidden=32, ffn=64, heads=2, kv_heads=2) if args.tiny else Llama()
     with tempfile.TemporaryDirectory() as folder:
         for vocabulary in args.vocabularies:

@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from channel import Peer, PeerError
-from compare import Case, Order, Run, alternate, jaxalign_settings, make_case, start_jaxalign, work
+from compare import (
+    Case,
+    Order,
+    Run,
+    alternate,
+    check_steps,
+    jaxalign_settings,
+    make_case,
+    start_jaxalign,
+    work,
+)
 from measure import GIB, Peak, header, measured_peak
 from peer_trl import Trl, find_trl, start_trl, trl_spec
 from workload import Llama
@@ -130,6 +140,7 @@ def main() -> None:
     parser.add_argument("--remat", choices=["none", "dots", "full"], default="none", help="of jaxalign")
     parser.add_argument("--trl", default="1.16.0", help="version, or none")
     args = parser.parse_args()
+    check_steps(args)
     card = gpu_name() if args.device == "cuda" else "no GPU, a trial on the CPU"
     if card is None:
         print(

@@ -223,7 +223,7 @@ def test_collectives_are_counted():
 
 @pytest.mark.slow
 def test_peer_trl_runs():
-    output = script("peer_trl.py", "--tiny", "--pairs", "16", "--batch-size", "4", "--steps", "3",
+    output = script("peer_trl.py", "--tiny", "--pairs", "16", "--batch-size", "4", "--steps", "4",
                     "--vocabularies", "300", "--cases", "category", "--trl", "1.16.0")  # fmt: skip
     assert "(agree)" in output
     assert "the faster TRL is 1.16.0" in output
@@ -233,7 +233,7 @@ def test_peer_trl_runs():
 def test_peer_jax_runs():
     if not importlib.import_module("peer_jax").FOLDER.exists():
         pytest.skip("needs the environment that benchmarks/peer_jax.py makes when it is run by itself")
-    output = script("peer_jax.py", "--tiny", "--pairs", "16", "--batch-size", "4", "--steps", "3",
+    output = script("peer_jax.py", "--tiny", "--pairs", "16", "--batch-size", "4", "--steps", "4",
                     "--vocabularies", "300", "--cases", "category", "--reference", "each-step")  # fmt: skip
     assert "(agree)" in output
 
@@ -241,6 +241,6 @@ def test_peer_jax_runs():
 @pytest.mark.slow
 def test_gpu_runs_as_a_trial_on_the_cpu():
     output = script("gpu.py", "--device", "cpu", "--models", "toy", "--cases", "category", "--batch-size", "4",
-                    "--pairs", "16", "--steps", "3", "--ranks", "4", "--trl", "none")  # fmt: skip
+                    "--pairs", "16", "--steps", "4", "--ranks", "4", "--trl", "none")  # fmt: skip
     assert "jaxalign packed" in output
     assert "jaxalign padded" in output

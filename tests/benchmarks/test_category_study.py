@@ -154,7 +154,8 @@ def test_the_subset_runs_and_goes_on_where_it_stopped(tmp_path):
     )
     assert len(lines) == expected
     assert {json.loads(line)["plan"] for line in lines} == {subset.fingerprint()}
-    assert "| cat_dpo against dpo: gap |" in (tmp_path / "results.md").read_text()
+    differences = (tmp_path / "results.md").read_text().split("### cat_dpo probe\n")[1]
+    assert differences.split("###")[0].count("| minus dpo |") == 1
     assert (tmp_path / "tradeoff.svg").read_text().startswith("<svg")
     (tmp_path / "results.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     again = subprocess.run(command, check=True, timeout=600, capture_output=True, text=True)
