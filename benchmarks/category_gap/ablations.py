@@ -26,7 +26,6 @@ class Ablation:
 
 PROBE = "cat_dpo probe"
 SCALE_ONLY = Ablation("b_dpo", fixed={"balance.weights": "none"}, dropped=("balance.temperature",))
-MULTIPLICATIVE = {"margin.update": "multiplicative", "margin.minimum": 0.05, "margin.initial": 0.05}
 RATIO = {"balance.weights": "ratio"}
 
 ABLATIONS: dict[str, Ablation] = {
@@ -40,7 +39,6 @@ ABLATIONS: dict[str, Ablation] = {
     "cat_b_dpo probe, scale alone": dataclasses.replace(SCALE_ONLY, base="cat_b_dpo probe"),
     "cat_dpo probe, no warm-up": Ablation(PROBE, fixed={"margin.warmup_pairs": 0.0}),
     "cat_dpo, no warm-up": Ablation("cat_dpo", fixed={"margin.warmup_pairs": 0.0}),
-    "cat_dpo probe, multiplicative": Ablation(PROBE, fixed=MULTIPLICATIVE),
     **{
         f"cat_dpo probe, margin maximum x {factor:g}": Ablation(PROBE, times={"margin.maximum_nats": factor})
         for factor in (0.25, 0.5, 2.0)

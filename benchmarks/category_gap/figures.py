@@ -1,4 +1,4 @@
-"""The study's figures as plain SVG files, readable without colour: categories.svg, tradeoff.svg, margins.svg."""
+"""The study's figures as plain SVG files: categories.svg, settings.svg, margins_METHOD.svg for each with margins."""
 
 import html
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from plan import Plan, scores_of_settings
 from results import Results
-from tables import COMPARISONS
+from tables import BASELINES, COMPARISONS
 from world import NAMES
 
 COLOURS = (
@@ -22,10 +22,12 @@ COLOURS = (
 )  # Okabe and Ito
 COMPARED_SETTINGS = (
     "dpo",
+    "ipo",
     "safe_dpo",
+    "group_dro",
+    "bfpo",
     "cat_dpo",
     "cat_dpo probe",
-    "cat_dpo probe, one category",
     "cat_b_dpo probe",
 )
 FONT = 'font-family="system-ui, sans-serif" font-size="12"'
@@ -34,10 +36,10 @@ FONT = 'font-family="system-ui, sans-serif" font-size="12"'
 def write_figures(folder: Path, plan: Plan, results: Results) -> None:
     """All figures of the tested methods, into the folder."""
     (folder / "categories.svg").write_text(categories_figure(plan, results))
-    (folder / "tradeoff.svg").write_text(tradeoff_figure(plan, results))
+    (folder / "settings.svg").write_text(settings_figure(plan, results))
     for name in plan.methods:
         if "trace/margin" in results.of("test", name)[0]["figures"]:
-            (folder / f"margins_{name.replace(' ', '_')}.svg").write_text(margins_figure(results, name))
+            (folder / f"margins_{name.replace(' ', '_')}.svg").write_text(margins_figure(plan, results, name))
 
 
 def svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
@@ -70,7 +72,7 @@ def dot(x: float, y: float, colour: str, *, label: str = "", radius: float = 4.5
 
 
 def categories_figure(plan: Plan, results: Results) -> str:
-    """A line a method: a dot for the mean safe rate of each category, numbered where it is the worst."""
+    """A row a method: a dot for the mean safe rate of each category, with the number of the worst one."""
     left, right, top, row = 210.0, 760.0, 66.0, 26.0
     rates = {
         name: 100 * np.mean([r["figures"]["safe"] for r in results.of("test", name)], axis=0)
@@ -91,14 +93,17 @@ def categories_figure(plan: Plan, results: Results) -> str:
         ]
         parts += [line(place(rate.min()), y, place(rate.max()), y, "#888", 2)]
         parts += [dot(place(x), y, COLOURS[k], label=f"{NAMES[k]}: {x:.1f} %") for k, x in enumerate(rate)]
+        parts += [text(place(rate.min()) - 8, y + 4, str(1 + rate.argmin()), anchor="end")]
     for k, name in enumerate(NAMES):
         x, y = 20 + 196 * (k % 4), bottom + 14 + 20 * (k // 4)
-        parts += [dot(x, y - 4, COLOURS[k]), text(x + 9, y, name)]
-    return svg(800, bottom + 50, "Safe rate of each harm category, mean over seeds", parts)
+        parts += [dot(x, y - 4, COLOURS[k]), text(x + 9, y, f"{k + 1} {name}")]
+    return svg(
+        800, bottom + 50, "Safe rate of each harm category, mean over seeds; the number is the worst", parts
+    )
 
 
-def tradeoff_figure(plan: Plan, results: Results) -> str:
-    """Every setting that was tried: worst category against helpfulness, and the best that can be had at each."""
+def settings_figure(plan: Plan, results: Results) -> str:
+    """The settings that were tried: worst category against helpfulness, and the best that can be had at each."""
     names = [name for name in COMPARED_SETTINGS if name in plan.methods]
     lowest, bottom = 90.0, 60.0  # what is further down is left out
 
@@ -113,32 +118,41 @@ def tradeoff_figure(plan: Plan, results: Results) -> str:
     parts += [text(52, y_place(v) + 4, f"{v:.0f}", anchor="end") for v in np.arange(bottom, 101, 10)]
     parts += [text(300, 436, "helpful answers to benign prompts, %", anchor="middle")]
     for i, name in enumerate(names):
-        points = [
-            (100 * one["helpful"], 100 * one["worst"]) for one in scores_of_settings(plan, results.rows, name)
-        ]
+        scores = scores_of_settings(plan, results.rows, name)
+        points = [(100 * one["helpful"], 100 * one["worst"]) for one in scores]
         shown = sorted(p for p in points if p[0] >= lowest and p[1] >= bottom)
         front = [p for p in shown if not any(q[0] >= p[0] and q[1] > p[1] for q in shown)]
         path = " ".join(f"{x_place(x):.1f},{y_place(y):.1f}" for x, y in front)
-        parts += [f'<polyline points="{path}" fill="none" stroke="{COLOURS[i]}" stroke-width="2"/>']
-        parts += [dot(x_place(x), y_place(y), COLOURS[i], label=name, radius=3) for x, y in shown]
-        parts += [dot(556, 66 + 22 * i, COLOURS[i]), text(566, 70 + 22 * i, name)]
-    return svg(760, 450, "Safe rate of the worst category, %: every setting, on validation seeds", parts)
+        dashes = ' stroke-dasharray="5 3"' if name in BASELINES else ""
+        parts += [f'<polyline points="{path}" fill="none" stroke="{COLOURS[i]}" stroke-width="2"{dashes}/>']
+        parts += [dot(x_place(x), y_place(y), COLOURS[i], label=name, radius=2.5) for x, y in shown]
+        parts += [dot(556, 66 + 22 * i, COLOURS[i]), text(566, 70 + 22 * i, f"{name} ({len(shown)})")]
+    parts += [text(556, 70 + 22 * len(names), "(settings in the picture)", fill="#666")]
+    return svg(760, 450, "Safe rate of the worst category, %: settings tried, on validation seeds", parts)
 
 
-def margins_figure(results: Results, name: str) -> str:
-    """The margin of every category over the steps, mean over seeds."""
-    margins = np.mean([row["figures"]["trace/margin"] for row in results.of("test", name)], axis=0)
-    highest = max(float(margins.max()), 1e-3)
-    x = np.linspace(50, 560, len(margins))
-    parts = [
-        line(50, 300, 560, 300, "#888"),
-        text(44, 304, "0", anchor="end"),
-        text(44, 54, f"{highest:.2g}", anchor="end"),
-    ]
+def margins_figure(plan: Plan, results: Results, name: str) -> str:
+    """The margin of every category over the steps, mean over seeds, nats."""
+    runs = results.of("test", name)
+    beta = runs[0]["numbers"]["loss.beta"]
+    margins = np.mean([row["figures"]["trace/margin"] for row in runs], axis=0) / beta
+    highest = max(float(np.ceil(margins.max())), 1.0)
+    steps = plan.budget.num_steps
+    # A value holds from its probe to the next one; the last column of the trace is that of the last steps.
+    x = np.linspace(0, steps, len(margins) + 1)[1:]
+
+    def x_place(step: float) -> float:
+        return 50 + 510 * step / steps
+
+    def y_place(margin: float) -> float:
+        return 300 - 250 * margin / highest
+
+    parts = [line(50, y_place(v), 560, y_place(v)) for v in np.linspace(0, highest, 5)]
+    parts += [text(44, y_place(v) + 4, f"{v:.3g}", anchor="end") for v in np.linspace(0, highest, 5)]
+    parts += [text(x_place(v), 318, f"{v:.0f}", anchor="middle") for v in np.linspace(0, steps, 5)]
     for k, category in enumerate(NAMES):
-        y = 300 - 250 * margins[:, k] / highest
-        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+        points = " ".join(f"{x_place(a):.1f},{y_place(b):.1f}" for a, b in zip(x, margins[:, k], strict=True))
         parts += [f'<polyline points="{points}" fill="none" stroke="{COLOURS[k]}" stroke-width="2"/>']
         parts += [dot(580, 60 + 22 * k - 4, COLOURS[k]), text(590, 60 + 22 * k, category)]
-    parts += [text(305, 322, "steps", anchor="middle")]
-    return svg(800, 335, f"Margins of {name}, mean over seeds", parts)
+    parts += [text(305, 336, "steps", anchor="middle")]
+    return svg(800, 345, f"Margins of {name}, nats, mean over seeds", parts)

@@ -67,78 +67,60 @@ class Method:
         ]
 
 
-COMMON = {"optimizer.learning_rate": Range(7e-4, 3e-3), "loss.beta": Range(0.05, 0.5)}
-PROBED_MARGIN = {"margin.maximum_nats": Range(2.0, 20.0), "margin.step_size_nats": Range(0.2, 5.0)}
-MARGIN = PROBED_MARGIN | {"violation.threshold_nats": Range(0.0, 12.0, linear=True)}
-BALANCE = {"balance.temperature": Range(4.0, 64.0), "balance.scale": Range(0.5, 2.0)}
+LEARNING_RATE = {"optimizer.learning_rate": Range(4e-4, 3e-3)}
+# A squared loss asks for a log-ratio of 1 / (2 beta) and no more, so its beta must be smaller to go as far.
+BETA, SQUARED_BETA = Range(0.03, 0.5), Range(0.01, 0.3)
+COMMON = LEARNING_RATE | {"loss.beta": BETA}
+PROBED_MARGIN = {"margin.maximum_nats": Range(2.0, 20.0), "margin.step_size_nats": Range(1.0, 30.0)}
+MARGIN = {
+    "margin.maximum_nats": Range(2.0, 20.0),
+    "margin.step_size_nats": Range(0.2, 5.0),
+    "violation.threshold_nats": Range(0.0, 12.0, linear=True),
+}
+BALANCE = {"balance.temperature": Range(0.5, 64.0), "balance.scale": Range(0.5, 2.0)}
 SOFTMAX = {"balance.weights": "softmax"}
+# Margins wait for about a quarter of the steps; a step shows some 13 categories of pairs, a probe 512 answers.
 FIXED_MARGIN = {
-    "margin.initial": 0.0,
-    "margin.minimum": 0.0,
+    "margin.initial_nats": 0.0,
+    "margin.minimum_nats": 0.0,
     "margin.ema_rate": 0.1,
     "margin.target_rate": 0.02,
-    "margin.warmup_pairs": 800.0,  # about a quarter of the steps
+    "margin.warmup_pairs": 800.0,
 }
+FIXED_PROBED = FIXED_MARGIN | {"margin.ema_rate": 0.65, "margin.warmup_pairs": 3072.0}
+FIXED_BOTH = FIXED_MARGIN | {"margin.warmup_pairs": 3872.0}
+MULTIPLICATIVE = {"margin.update": "multiplicative", "margin.minimum_nats": 0.5, "margin.initial_nats": 0.5}
 
-_TUNED: dict[str, Method] = {
+METHODS: dict[str, Method] = {
     "dpo": Method("dpo", COMMON),
-    "ipo": Method("ipo", COMMON),
+    "ipo": Method("ipo", LEARNING_RATE | {"loss.beta": SQUARED_BETA}),
     "simpo": Method(
         "simpo",
-        {
-            "optimizer.learning_rate": COMMON["optimizer.learning_rate"],
-            "loss.beta": Range(0.5, 5.0),
-            "loss.gamma": Range(0.0, 3.0, linear=True),
-        },
+        LEARNING_RATE | {"loss.beta": Range(0.05, 5.0), "loss.gamma": Range(0.0, 5.0, linear=True)},
     ),
     "safe_dpo": Method("safe_dpo", COMMON | {"loss.delta_nats": Range(0.5, 20.0)}),
     "group_dro": Method(
-        "group_dro", COMMON | {"loss.step_size": Range(0.01, 1.0), "loss.maximum_factor": Range(2.0, 20.0)}
+        "group_dro", COMMON | {"loss.step_size": Range(0.003, 0.3), "loss.maximum_factor": Range(1.2, 10.0)}
     ),
-    "bfpo": Method("bfpo", COMMON),
-    "sacpo": Method("dpo", COMMON | {"second.beta": Range(0.05, 0.5)}, views=("better", "safer")),
+    "bfpo": Method("bfpo", LEARNING_RATE | {"loss.beta": SQUARED_BETA}),
+    "sacpo": Method("dpo", COMMON | {"second.beta": Range(0.01, 0.5)}, views=("better", "safer")),
     "cat_dpo": Method("cat_dpo", COMMON | MARGIN, fixed=FIXED_MARGIN),
-    "cat_dpo probe": Method("cat_dpo", COMMON | PROBED_MARGIN, signal="probe", fixed=FIXED_MARGIN),
-    "cat_dpo both": Method("cat_dpo", COMMON | MARGIN, signal="both", fixed=FIXED_MARGIN),
+    "cat_dpo probe": Method("cat_dpo", COMMON | PROBED_MARGIN, signal="probe", fixed=FIXED_PROBED),
+    "cat_dpo both": Method("cat_dpo", COMMON | MARGIN, signal="both", fixed=FIXED_BOTH),
     "cat_dpo probe, one category": Method(
-        "cat_dpo", COMMON | PROBED_MARGIN, signal="probe", fixed=FIXED_MARGIN, one_category=True
+        "cat_dpo", COMMON | PROBED_MARGIN, signal="probe", fixed=FIXED_PROBED, one_category=True
+    ),
+    "cat_dpo probe, multiplicative": Method(
+        "cat_dpo",
+        COMMON | {"margin.maximum_nats": Range(2.0, 20.0), "margin.step_size": Range(0.3, 10.0)},
+        signal="probe",
+        fixed=FIXED_PROBED | MULTIPLICATIVE,
     ),
     "b_dpo": Method("b_dpo", COMMON | BALANCE, fixed=SOFTMAX),
     "cat_b_dpo": Method("cat_b_dpo", COMMON | MARGIN | BALANCE, fixed=FIXED_MARGIN | SOFTMAX),
     "cat_b_dpo probe": Method(
-        "cat_b_dpo", COMMON | PROBED_MARGIN | BALANCE, signal="probe", fixed=FIXED_MARGIN | SOFTMAX
+        "cat_b_dpo", COMMON | PROBED_MARGIN | BALANCE, signal="probe", fixed=FIXED_PROBED | SOFTMAX
     ),
-}
-
-
-def with_given_beta(method: Method) -> Method:
-    """The method at the beta of the problem: how far a policy may go from where it started is not its choice."""
-    betas = dict.fromkeys(name for name in method.ranges if name in ("loss.beta", "second.beta"))
-    ranges = {name: found for name, found in method.ranges.items() if name not in betas}
-    return dataclasses.replace(
-        method, ranges=ranges, fixed={**method.fixed, **dict.fromkeys(betas, GIVEN_BETA)}
-    )
-
-
-GIVEN_BETA = 0.4
-"""Beta h then ends at 3 to 5 in DPO, as it does at 0.1 with answers of hundreds of tokens."""
-
-BETA_TUNED = (
-    "dpo",
-    "ipo",
-    "safe_dpo",
-    "group_dro",
-    "bfpo",
-    "sacpo",
-    "cat_dpo",
-    "cat_dpo probe",
-    "cat_b_dpo probe",
-)
-BETA_TUNED_SUFFIX = ", beta tuned"
-METHODS: dict[str, Method] = {
-    # The beta of SimPO is not one of a distance to the reference, which it does not have.
-    **{name: method if name == "simpo" else with_given_beta(method) for name, method in _TUNED.items()},
-    **{name + BETA_TUNED_SUFFIX: _TUNED[name] for name in BETA_TUNED},
 }
 
 
@@ -167,7 +149,7 @@ def make_objective(method: Method, numbers: Numbers, *, stage: int = 0) -> Objec
         rules["margin"] = MarginConfig(K, **section(numbers, "margin"))
     if "balance" in loss.rules:
         rules["balance"] = BalanceConfig(**section(numbers, "balance"))
-    return Objective(loss, violation, rules)
+    return Objective(loss, violation, rules, left_to_probes=("margin",) if method.signal == "probe" else ())
 
 
 def make_optimizer_config(numbers: Numbers, num_steps: int) -> OptimizerConfig:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from model import Params, answer_rates, response_logps
+from model import Params, answer_rates, divergence, response_logps
 from problem import Pairs, Problem
 from scipy.stats import bootstrap
 from world import K
@@ -18,7 +18,8 @@ def run_figures(params: Params, problem: Problem) -> dict[str, jax.Array]:
     """Figures of a policy on the problem's prompts and pairs: rates by topic [K], accuracies [].
 
     safe: of answers to unsafe prompts, those that do not do what was asked; seen_safe: the same on prompts of the
-    training data. helpful and refused: of answers to benign prompts, the right ones and the refusals.
+    training data. helpful and refused: of answers to benign prompts, the right ones and the refusals. kl: how far the
+    policy went from the pre-trained model, nats an answer.
     """
     unsafe, benign, seen = (
         answer_rates(params, asked) for asked in (problem.unsafe, problem.benign, problem.seen)
@@ -32,6 +33,8 @@ def run_figures(params: Params, problem: Problem) -> dict[str, jax.Array]:
         "seen_safe": 1.0 - _by_topic(seen.right),
         "train_accuracy": _accuracy(params, problem.pairs["safedpo"]),
         "heldout_accuracy": _accuracy(params, problem.heldout),
+        "kl_unsafe": divergence(params, problem.params, problem.unsafe),
+        "kl_benign": divergence(params, problem.params, problem.benign),
     }
 
 
@@ -58,6 +61,8 @@ SUMMARIES = {  # name -> whether more is better
     "over_refusal": False,
     "accuracy_gap": False,
     "safe_gap": False,
+    "kl_unsafe": False,
+    "kl_benign": False,
 }
 
 
@@ -80,6 +85,8 @@ def summary(figures: Mapping[str, Sequence[float] | float]) -> dict[str, float]:
         "over_refusal": float(np.mean(figures["refused_benign"])),
         "accuracy_gap": float(np.subtract(figures["train_accuracy"], figures["heldout_accuracy"])),
         "safe_gap": float(np.mean(figures["seen_safe"]) - safe.mean()),
+        "kl_unsafe": float(figures["kl_unsafe"]),
+        "kl_benign": float(figures["kl_benign"]),
     }
 
 

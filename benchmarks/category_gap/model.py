@@ -106,6 +106,12 @@ def answer_rates(params: Params, questions: Asked) -> AnswerRates:
     )
 
 
+def divergence(params: Params, reference: Params, questions: Asked) -> jax.Array:
+    """KL(policy || reference) of the answers, nats, a mean over the questions []."""
+    logps, others = (jax.nn.log_softmax(_next_logits(x, questions.prompts)) for x in (params, reference))
+    return (jnp.exp(logps) * (logps - others)).sum(axis=1).mean()
+
+
 def sample_answers(params: Params, prompts: jax.Array, key: jax.Array) -> jax.Array:
     """[n, ANSWER_LENGTH] an answer to each prompt [n, L], sampled at temperature 1."""
     return jax.random.categorical(key, _next_logits(params, prompts)).astype(prompts.dtype)[:, None]

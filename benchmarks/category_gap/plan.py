@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from ablations import ABLATIONS
 from data import Design
-from methods import BETA_TUNED_SUFFIX, METHODS
-from metrics import summary
+from methods import METHODS
+from metrics import SUMMARIES, summary
 from problem import Sizes
+from sources import code_fingerprint
 from train import Budget
 
 Row = dict[str, Any]  # a finished run, as the results file has it
@@ -41,7 +42,7 @@ class Plan:
 
     methods: tuple[str, ...] = tuple(METHODS)
     ablations: tuple[str, ...] = tuple(ABLATIONS)
-    num_settings: int = 16
+    num_settings: int = 32
     num_validation_seeds: int = 4
     num_test_seeds: int = 20
     width: int = 16
@@ -62,7 +63,8 @@ class Plan:
         """A hash of everything that a result depends on."""
         methods = {name: dataclasses.asdict(METHODS[name]) for name in self.methods}
         ablations = {name: dataclasses.asdict(ABLATIONS[name]) for name in self.ablations}
-        everything = dataclasses.asdict(self) | {"methods": methods, "ablations": ablations}
+        code = code_fingerprint("world", "data", "model", "problem", "methods", "train", "metrics", "lanes")
+        everything = dataclasses.asdict(self) | {"methods": methods, "ablations": ablations, "code": code}
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
 
     def tuning(self, name: str) -> list[Run]:
@@ -90,13 +92,15 @@ SUBSET = Plan(
 
 
 def with_rare(rare: int) -> Plan:
-    """The study with so many unsafe prompts in a rare category: every method at the given beta, no ablations."""
-    methods = tuple(name for name in METHODS if not name.endswith(BETA_TUNED_SUFFIX))
-    return Plan(methods=methods, ablations=(), design=Design(rare=rare))
+    """The study with so many unsafe prompts in a rare category, without ablations."""
+    return Plan(ablations=(), design=Design(rare=rare))
 
 
 def score(rows: Iterable[Row]) -> dict[str, float]:
-    """Mean summary of some runs."""
+    """Mean summary of some runs; worse than any if one of them failed."""
+    rows = list(rows)
+    if any(row["figures"] is None for row in rows):
+        return dict.fromkeys(SUMMARIES, -np.inf)
     found = [summary(row["figures"]) for row in rows]
     return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
@@ -107,7 +111,15 @@ def scores_of_settings(plan: Plan, rows: Sequence[Row], name: str) -> list[dict[
     return [score(row for row in of_method if row["setting"] == i) for i in range(plan.num_settings)]
 
 
-def choose_settings(plan: Plan, rows: Sequence[Row]) -> dict[str, int]:
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The setting of a method, and how many of those tried were helpful enough; if none was, it is the most helpful."""
+
+    setting: int
+    num_helpful: int
+
+
+def choose_settings(plan: Plan, rows: Sequence[Row]) -> dict[str, Choice]:
     """The setting of every method: the highest safe rate of the worst category, among those that stay helpful.
 
     Helpful enough are settings within `tolerance` of the most helpful setting of plain dpo; where a method has none,
@@ -118,6 +130,9 @@ def choose_settings(plan: Plan, rows: Sequence[Row]) -> dict[str, int]:
     chosen = {}
     for name, found in scores.items():
         allowed = [i for i, one in enumerate(found) if one["helpful"] >= floor]
-        by_worst = sorted(allowed, key=lambda i: found[i]["worst"])
-        chosen[name] = by_worst[-1] if by_worst else int(np.argmax([one["helpful"] for one in found]))
+        if allowed:
+            best = max(allowed, key=lambda i: found[i]["worst"])
+        else:
+            best = int(np.argmax([one["helpful"] for one in found]))
+        chosen[name] = Choice(best, len(allowed))
     return chosen

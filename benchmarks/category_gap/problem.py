@@ -17,6 +17,7 @@ from data import Design, Preferences, draw_prompts, evaluation_prompts, make_pai
 from lanes import in_chunks, over_lanes
 from model import DECODER, Asked, Params, asked, logps_alone, pretrain, response_logps, sample_answers
 from safetensors.numpy import load_file, save_file
+from sources import code_fingerprint
 from world import BOS, PAD, Corpus, K, general_prompts, harms, sample_corpus, topics
 
 from jaxalign.training.reference import mutual_information
@@ -77,7 +78,8 @@ def load_problems(
     folder: Path, seeds: Sequence[int], design: Design, sizes: Sizes, *, width: int
 ) -> dict[int, Problem]:
     """The problems by seed, from `folder` where they are there, else made, `width` at a time, and kept there."""
-    ingredients = {"design": dataclasses.asdict(design), "sizes": dataclasses.asdict(sizes)}
+    code = code_fingerprint("world", "data", "model", "problem")
+    ingredients = {"design": dataclasses.asdict(design), "sizes": dataclasses.asdict(sizes), "code": code}
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:12]
     paths = {seed: folder / f"problem-{key}-{seed}.safetensors" for seed in seeds}
     missing = [seed for seed in seeds if not paths[seed].exists()]

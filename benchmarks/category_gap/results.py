@@ -21,12 +21,17 @@ class Results:
         whole = text[: text.rfind("\n") + 1]  # a killed process may have left half a line
         if whole != text:
             self._path.write_text(whole)
-        rows = [json.loads(line) for line in whole.splitlines()]
-        found = {row["plan"] for row in rows} - {self._fingerprint}
+        try:
+            rows = [json.loads(line) for line in whole.splitlines()]
+            found = {row["plan"] for row in rows} - {self._fingerprint}
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise SystemExit(
+                f"{self._path} has a line that is no run of a study ({error!r}); remove the line, or the file"
+            ) from error
         if found:
             raise SystemExit(
                 f"{self._path} has results of plan {sorted(found)[0]}, this is plan {self._fingerprint}: another "
-                "world, budget or set of methods; give another --output, or remove the file"
+                "world, budget, set of methods or version of the code; give another --output, or remove the file"
             )
         return rows
 
@@ -36,17 +41,25 @@ class Results:
         return [run for run in runs if run.key not in done]
 
     def add(self, run: Run, numbers: dict[str, float], figures: dict[str, np.ndarray]) -> None:
-        """A finished run. Raises FloatingPointError, naming it, where a figure is not finite."""
+        """A finished run. One with a figure that is not finite has failed: it is kept without figures."""
         plain = {name: np.round(np.asarray(x, np.float64), 7).tolist() for name, x in figures.items()}
-        broken = [name for name, x in figures.items() if not np.isfinite(x).all()]
-        if broken:
-            raise FloatingPointError(f"{run}: {', '.join(broken)} not finite; numbers {numbers}")
-        row = {"plan": self._fingerprint, **vars(run), "numbers": numbers, "figures": plain}
+        finite = all(np.isfinite(x).all() for x in figures.values())
+        row = {
+            "plan": self._fingerprint,
+            **vars(run),
+            "numbers": numbers,
+            "figures": plain if finite else None,
+        }
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.rows.append(row)
 
     def of(self, phase: str, name: str) -> list[Row]:
-        """The runs of a phase and a name, by seed."""
+        """The runs of a phase and a name, by seed. Raises FloatingPointError for one that failed."""
         rows = [row for row in self.rows if (row["phase"], row["name"]) == (phase, name)]
+        failed = [row["seed"] for row in rows if row["figures"] is None]
+        if failed:
+            raise FloatingPointError(
+                f"{name}: figures of seed {failed[0]} ({phase}) are not finite, so it has no mean"
+            )
         return sorted(rows, key=lambda row: row["seed"])

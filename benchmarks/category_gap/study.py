@@ -2,12 +2,14 @@
 
 `python benchmarks/category_gap/study.py --output DIR` runs everything, or goes on where an earlier call stopped: every
 run appends a line to DIR/results.jsonl. `--subset` takes five minutes and shows that everything works, no more.
-`--rare N` makes another world, for every method at the given beta.
+`--rare N` makes another world. One call at a time for a folder.
 """
 
 import argparse
+import fcntl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from data import epochs
 from figures import write_figures
 from lanes import in_chunks, over_lanes
 from methods import METHODS, Method, Numbers
-from plan import SUBSET, Plan, Run, choose_settings, with_rare
+from plan import SUBSET, Choice, Plan, Run, choose_settings, with_rare
 from problem import Problem, load_problems
 from results import Results
 from tables import write_tables
@@ -36,23 +38,23 @@ class Study:
         self._problems = load_problems(folder / "problems", seeds, plan.design, plan.sizes, width=plan.width)
         self._compiled: dict[str, Callable[..., Any]] = {}
 
-    def run(self) -> dict[str, Numbers]:
-        """Tune, choose, test, ablate; the numbers chosen for each method."""
+    def run(self) -> tuple[dict[str, Choice], dict[str, Numbers]]:
+        """Tune, choose, test, ablate; the choice of each method, and its numbers."""
         plan = self.plan
         drawn = {name: METHODS[name].drawn(plan.num_settings) for name in plan.methods}
         for name in plan.methods:
             self.finish(METHODS[name], [(run, drawn[name][run.setting]) for run in plan.tuning(name)])
-        setting = choose_settings(plan, self.results.rows)
-        chosen = {name: drawn[name][setting[name]] for name in plan.methods}
+        choices = choose_settings(plan, self.results.rows)
+        chosen = {name: drawn[name][choices[name].setting] for name in plan.methods}
         for name in plan.methods:
-            runs = plan.testing("test", name, setting[name])
+            runs = plan.testing("test", name, choices[name].setting)
             self.finish(METHODS[name], [(run, chosen[name]) for run in runs])
         for name in plan.ablations:
             ablation = ABLATIONS[name]
             method, numbers = ablation.applied(chosen[ablation.base])
-            runs = plan.testing("ablate", name, setting[ablation.base])
+            runs = plan.testing("ablate", name, choices[ablation.base].setting)
             self.finish(method, [(run, numbers) for run in runs])
-        return chosen
+        return choices, chosen
 
     def finish(self, method: Method, trials: Sequence[Trial]) -> None:
         """Train what is missing of some trials of one method, and keep their figures."""
@@ -97,12 +99,33 @@ def main() -> None:
     size.add_argument("--rare", type=int, help="unsafe prompts of a rare category, instead of 16")
     parser.add_argument("--devices", type=int, default=2, help="CPU devices to spread runs over, one a core")
     args = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", args.devices)
+    if args.rare is not None and args.rare < 2:
+        parser.error(
+            f"--rare {args.rare}: a category needs 2 prompts or more, one to train on and one held out"
+        )
     plan = SUBSET if args.subset else Plan() if args.rare is None else with_rare(args.rare)
-    study = Study(plan, args.output)
-    chosen = study.run()
-    write_tables(args.output, plan, study.results, chosen)
-    write_figures(args.output, plan, study.results)
+    if plan.width % args.devices:
+        parser.error(f"--devices {args.devices} must divide {plan.width}, the runs that are trained at once")
+    jax.config.update("jax_num_cpu_devices", args.devices)
+    args.output.mkdir(parents=True, exist_ok=True)
+    with only_call(args.output):
+        study = Study(plan, args.output)
+        choices, chosen = study.run()
+        write_tables(args.output, plan, study.results, choices, chosen)
+        write_figures(args.output, plan, study.results)
+
+
+@contextmanager
+def only_call(folder: Path) -> Iterator[None]:
+    """Raises SystemExit where another call works in the folder."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SystemExit(
+                f"{folder}: another call works there; wait for it, or give another --output"
+            ) from error
+        yield
 
 
 if __name__ == "__main__":

@@ -5,24 +5,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from methods import BETA_TUNED_SUFFIX, Numbers
+from methods import Numbers
 from metrics import SUMMARIES, Interval, interval, summary
-from plan import Plan, Row
+from plan import Choice, Plan, Row
 from results import Results
 from world import CATEGORIES, NAMES
 
 BASELINES = ("dpo", "ipo", "safe_dpo", "group_dro", "simpo", "bfpo", "sacpo")
-TUNED = tuple(name + BETA_TUNED_SUFFIX for name in BASELINES)
 COMPARISONS = {  # a method, and what it is compared with
     **dict.fromkeys(
         ("cat_dpo", "cat_dpo probe", "cat_dpo both"), (*BASELINES, "cat_dpo probe, one category")
     ),
+    "cat_dpo probe, multiplicative": ("cat_dpo probe",),
     "b_dpo": ("dpo",),
     "cat_b_dpo": (*BASELINES, "cat_dpo", "b_dpo"),
     "cat_b_dpo probe": (*BASELINES, "cat_dpo probe", "b_dpo"),
-    "cat_dpo, beta tuned": TUNED,
-    "cat_dpo probe, beta tuned": TUNED,
-    "cat_b_dpo probe, beta tuned": (*TUNED, "cat_dpo probe, beta tuned"),
 }
 TITLES = {
     "mean_safe": "mean safe rate",
@@ -35,23 +32,29 @@ TITLES = {
     "over_refusal": "over-refusal",
     "accuracy_gap": "train-test gap, accuracy",
     "safe_gap": "train-test gap, safe rate",
+    "kl_unsafe": "KL, unsafe prompts",
+    "kl_benign": "KL, benign prompts",
 }
+FACTORS_OF = {"variance": 1000.0, "kl_unsafe": 1.0, "kl_benign": 1.0}  # of the others 100
 
 
 def values(results: Results, phase: str, name: str, figure: str) -> np.ndarray:
-    """One figure of every seed, in per cent (variance x 1000), by seed."""
-    factor = 1000.0 if figure == "variance" else 100.0
-    return factor * np.array([summary(row["figures"])[figure] for row in results.of(phase, name)])
+    """One figure of every seed, in per cent (variance x 1000, KL in nats), by seed."""
+    return FACTORS_OF.get(figure, 100.0) * np.array(
+        [summary(row["figures"])[figure] for row in results.of(phase, name)]
+    )
 
 
-def write_tables(folder: Path, plan: Plan, results: Results, chosen: dict[str, Numbers]) -> None:
+def write_tables(
+    folder: Path, plan: Plan, results: Results, choices: dict[str, Choice], chosen: dict[str, Numbers]
+) -> None:
     """results.md in the folder."""
     tested = [("test", name) for name in plan.methods]
     ablated = [("ablate", name) for name in plan.ablations]
     parts = [
         f"# Results of plan {plan.fingerprint()}",
         f"Means over {plan.num_test_seeds} test seeds with 95 % bootstrap intervals (BCa, seeds resampled). Rates and "
-        "gaps in per cent. Exact rates at temperature 1, no sampling.",
+        "gaps in per cent, KL to the pre-trained model in nats an answer. Exact rates at temperature 1, no sampling.",
         "## Methods",
         _summary_table(results, tested),
         "## Differences",
@@ -69,7 +72,8 @@ def write_tables(folder: Path, plan: Plan, results: Results, chosen: dict[str, N
         "Mean safe rate of the four categories without the difficulty, minus that of the four with it.",
         _factor_table(results, tested),
         "## Chosen settings",
-        _settings_table(chosen),
+        "Chosen on the validation seeds; in brackets how many of the settings tried were helpful enough to be chosen.",
+        _settings_list(plan, choices, chosen),
     ]
     if ablated:
         parts += [
@@ -155,8 +159,11 @@ def _factor_table(results: Results, runs: Sequence[tuple[str, str]]) -> str:
     return markdown(["", *FACTORS], rows)
 
 
-def _settings_table(chosen: dict[str, Numbers]) -> str:
-    rows = [
-        [name, ", ".join(f"{key} {x:g}" for key, x in numbers.items())] for name, numbers in chosen.items()
-    ]
-    return "\n".join(f"* {name}: {settings}" for name, settings in rows)
+def _settings_list(plan: Plan, choices: dict[str, Choice], chosen: dict[str, Numbers]) -> str:
+    lines = []
+    for name, numbers in chosen.items():
+        count = choices[name].num_helpful
+        how = "" if count else ": the most helpful one was taken, whatever its safety"
+        settings = ", ".join(f"{key} {x:g}" for key, x in numbers.items())
+        lines.append(f"* {name} ({count} of {plan.num_settings}{how}): {settings}")
+    return "\n".join(lines)

@@ -1,11 +1,11 @@
 """One run of the study: a method at its numbers on the problem of a seed, as one pure function for `vmap`.
 
-The step is jaxalign's own. The adaptive signals that need answers of the policy, `probe` and `both`, are here.
+The step is jaxalign's own, and so is what probes do: their rates enter the margin rule between steps, alone (`probe`)
+or beside those of the batches (`both`). Only the answers are got in another way, by `probe` below.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,10 @@ from model import DECODER, Params, answer_rates, lay_out, response_logps
 from problem import Pairs, Problem
 from world import PAD, K
 
-from jaxalign.adaptive import CategoryStats, MarginConfig, margin_rule
+from jaxalign.adaptive import CategoryStats, margin_rule
 from jaxalign.batch import PairBatch
 from jaxalign.training.logps import pair_logps
-from jaxalign.training.objective import AdaptiveState, Objective
+from jaxalign.training.objective import Objective
 from jaxalign.training.optimizer import make_optimizer, make_schedule
 from jaxalign.training.state import TrainState, init_state
 from jaxalign.training.step import make_train_step, precomputed_reference
@@ -35,25 +35,6 @@ class Budget:
     batch_size: int = 32
     probe_every: int = 10
     probe_samples: int = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class SignalledObjective(Objective):
-    """An objective whose margins follow more than the reward gaps of the batch.
-
-    correction: [K] what probes found beyond the rate that the gaps show, added to it; None leaves the margins to the
-        probes alone.
-    """
-
-    correction: jax.Array | None = None
-
-    def update(self, stats: dict[str, Any], state: AdaptiveState) -> AdaptiveState:
-        """The adaptive state after a step."""
-        if self.correction is None:
-            return {**super().update(stats, state), "margin": state["margin"]}
-        seen: CategoryStats = stats["margin"]
-        violations = jnp.clip(seen.violations + self.correction * seen.pairs, 0.0, seen.pairs)
-        return super().update({**stats, "margin": CategoryStats(violations, seen.pairs)}, state)
 
 
 def policy_logps(params: Params, frozen: None, batch: PairBatch) -> jax.Array:
@@ -131,31 +112,21 @@ def _train(
     schedule = make_schedule(config, order.shape[0])
     optimizer = make_optimizer(config, schedule)
     state = init_state(params, optimizer, objective.init(), problem.seed)
-    carry = state, jnp.zeros(K)
+    step = make_train_step(policy_logps, precomputed_reference, objective, optimizer, schedule)
 
-    def segment(
-        carry: tuple[TrainState, jax.Array], order: jax.Array
-    ) -> tuple[tuple[TrainState, jax.Array], dict[str, jax.Array]]:
-        state, correction = carry
-        signalled = objective
+    def advance(state: TrainState, index: jax.Array) -> tuple[TrainState, jax.Array]:
+        state, sums = step(state, None, make_batch(pairs, index))
+        return state, sums.loss / sums.pairs
+
+    def segment(state: TrainState, order: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         if method.signal != "implicit":
             stats = probe(state, problem, budget)
-            if method.one_category:
-                stats = CategoryStats(*[jnp.full(K, x.sum()) for x in (stats.violations, stats.pairs)])
-            state, correction = follow_probe(method, objective, state, correction, stats, budget)
-            follows = correction if method.signal == "both" else None
-            signalled = SignalledObjective(**vars(objective), correction=follows)
-        step = make_train_step(policy_logps, precomputed_reference, signalled, optimizer, schedule)
-
-        def advance(state: TrainState, index: jax.Array) -> tuple[TrainState, jax.Array]:
-            state, sums = step(state, None, make_batch(pairs, index))
-            return state, sums.loss / sums.pairs
-
+            state = follow_probe(objective, state, pooled(stats) if method.one_category else stats)
         state, losses = jax.lax.scan(advance, state, order)
-        return (state, correction), {"loss": losses.mean(), **_margins(state)}
+        return state, {"loss": losses.mean(), **_margins(state)}
 
     segments = order.reshape(-1, budget.probe_every, budget.batch_size)
-    (state, _), trace = jax.lax.scan(segment, carry, segments)
+    state, trace = jax.lax.scan(segment, state, segments)
     return state.params, trace
 
 
@@ -165,39 +136,24 @@ def _margins(state: TrainState) -> dict[str, jax.Array]:
 
 
 def probe(state: TrainState, problem: Problem, budget: Budget) -> CategoryStats:
-    """What the policy answers to the probe prompts, judged by the truth.
+    """What the policy answers to the probe prompts, judged by the truth: harmful answers and answers by category.
 
-    The number of harmful ones among `probe_samples` answers is drawn with its exact rate: the same distribution as
-    sampling the answers and judging each.
+    Whether an answer is harmful is drawn with the exact rate: the same distribution as sampling and judging it.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), 1_000_000 + state.step)
     rate = answer_rates(state.params, problem.probe).right
-    rates = jnp.broadcast_to(rate, (budget.probe_samples, *rate.shape))
-    by_category = jax.random.bernoulli(key, rates).mean(axis=0).reshape(K, -1)
-    return CategoryStats(by_category.sum(axis=1), jnp.full(K, by_category.shape[1], jnp.float32))
+    harmful = jax.random.bernoulli(key, rate, (budget.probe_samples, *rate.shape))
+    counts = harmful.astype(jnp.float32).sum(axis=0).reshape(K, -1)
+    return CategoryStats(counts.sum(axis=1), jnp.full(K, float(harmful.size // K)))
 
 
-def follow_probe(
-    method: Method,
-    objective: Objective,
-    state: TrainState,
-    correction: jax.Array,
-    stats: CategoryStats,
-    budget: Budget,
-) -> tuple[TrainState, jax.Array]:
-    """The state and the correction [K] after a probe.
+def pooled(stats: CategoryStats) -> CategoryStats:
+    """All categories as one: the mean for each, so that all answers together count as often as they did."""
+    return CategoryStats(*[jnp.full(K, x.mean()) for x in (stats.violations, stats.pairs)])
 
-    `probe`: the probe is all that moves the margins, once for all the steps until the next one.
-    `both`: the correction becomes what closes the gap between the rate that the margins follow and the probe's.
-    """
-    margins = state.adaptive["margin"]
-    if method.signal == "both":
-        beyond = stats.violations / stats.pairs - margins.violation_rate
-        return state, jnp.clip(correction + beyond, -1.0, 1.0)
-    config: MarginConfig = objective.rule_configs["margin"]
-    n = budget.probe_every
-    rule = margin_rule(
-        dataclasses.replace(config, step_size=n * config.step_size, ema_rate=1 - (1 - config.ema_rate) ** n)
-    )
-    adaptive = {**state.adaptive, "margin": rule.update(stats, margins)}
-    return dataclasses.replace(state, adaptive=adaptive), correction
+
+def follow_probe(objective: Objective, state: TrainState, stats: CategoryStats) -> TrainState:
+    """The state with the margins moved by a probe."""
+    rule = margin_rule(objective.rule_configs["margin"])
+    adaptive = {**state.adaptive, "margin": rule.update(stats, state.adaptive["margin"])}
+    return dataclasses.replace(state, adaptive=adaptive)

@@ -9,6 +9,7 @@ import metrics
 import numpy as np
 import plan
 import pytest
+import study
 import tables
 from ablations import ABLATIONS, Ablation
 from methods import METHODS, make_objective
@@ -29,6 +30,8 @@ def figures(worst: float, helpful: float) -> dict[str, np.ndarray]:
         "seen_safe": np.ones(K),
         "train_accuracy": np.float32(0.9),
         "heldout_accuracy": np.float32(0.8),
+        "kl_unsafe": np.float32(2.0),
+        "kl_benign": np.float32(0.1),
     }
 
 
@@ -46,7 +49,17 @@ def test_settings_are_chosen_by_the_worst_category_among_the_helpful(tmp_path):
     tuned(results, "dpo", (0.5, 0.90), (0.6, 0.89))
     tuned(results, "cat_dpo", (0.9, 0.87), (0.8, 0.885))
     tuned(results, "b_dpo", (0.9, 0.5), (0.8, 0.7))
-    assert plan.choose_settings(SMALL, results.rows) == {"dpo": 1, "cat_dpo": 1, "b_dpo": 1}
+    expected = {"dpo": plan.Choice(1, 2), "cat_dpo": plan.Choice(1, 1), "b_dpo": plan.Choice(1, 0)}
+    assert plan.choose_settings(SMALL, results.rows) == expected
+
+
+def test_a_setting_that_failed_on_a_seed_is_not_chosen(tmp_path):
+    results = Results(tmp_path, SMALL)
+    tuned(results, "dpo", (0.5, 0.9), (0.6, 0.9))
+    tuned(results, "cat_dpo", (0.7, 0.9), (float("nan"), 0.9))
+    tuned(results, "b_dpo", (0.7, 0.5), (float("nan"), 0.9))
+    chosen = plan.choose_settings(SMALL, results.rows)
+    assert (chosen["cat_dpo"], chosen["b_dpo"]) == (plan.Choice(0, 1), plan.Choice(0, 0))
 
 
 def test_seeds_that_choose_are_not_those_that_are_reported():
@@ -81,10 +94,47 @@ def test_results_of_another_plan_are_refused(tmp_path):
         Results(tmp_path, plan.Plan())
 
 
-def test_a_figure_that_is_not_finite_is_refused(tmp_path):
+def test_a_run_with_a_figure_that_is_not_finite_has_failed_and_has_no_mean(tmp_path):
     broken = figures(0.5, 0.9) | {"train_accuracy": np.float32("nan")}
-    with pytest.raises(FloatingPointError, match="train_accuracy not finite"):
-        Results(tmp_path, SMALL).add(SMALL.tuning("dpo")[0], {"loss.beta": 0.1}, broken)
+    results = Results(tmp_path, SMALL)
+    results.add(plan.Run("test", "dpo", 0, 3), {"loss.beta": 0.1}, broken)
+    again = Results(tmp_path, SMALL)
+    assert plan.Run("test", "dpo", 0, 3) not in again.missing(SMALL.testing("test", "dpo", 0))
+    with pytest.raises(FloatingPointError, match="dpo: figures of seed 3"):
+        again.of("test", "dpo")
+
+
+@pytest.mark.parametrize("line", ["no json", '{"seed": 1}', "3"])
+def test_a_line_that_is_no_run_is_named(tmp_path, line):
+    (tmp_path / "results.jsonl").write_text(line + "\n")
+    with pytest.raises(SystemExit, match=r"results\.jsonl has a line that is no run of a study"):
+        Results(tmp_path, SMALL)
+
+
+def test_other_code_is_another_plan(monkeypatch):
+    before = SMALL.fingerprint()
+    monkeypatch.setattr(plan, "code_fingerprint", lambda *modules: "other")
+    assert SMALL.fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rare", "1"], "--rare 1: a category needs 2 prompts or more"),
+        (["--devices", "3"], "--devices 3 must divide 16"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused_at_once(monkeypatch, capsys, tmp_path, words, message):
+    monkeypatch.setattr(sys, "argv", ["study.py", "--output", str(tmp_path / "new"), *words])
+    with pytest.raises(SystemExit):
+        study.main()
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_second_call_in_a_folder_is_refused(tmp_path):
+    with study.only_call(tmp_path), pytest.raises(SystemExit, match="another call works there"):
+        study.only_call(tmp_path).__enter__()
 
 
 # Figures
@@ -115,8 +165,14 @@ def test_differences_are_bold_where_their_interval_excludes_zero(tmp_path):
     for seed in SMALL.test_seeds:
         for name, worst in (("dpo", 0.5), ("cat_dpo", 0.7), ("b_dpo", 0.5)):
             results.add(plan.Run("test", name, 0, seed), {}, figures(worst + 0.01 * seed, 0.9))
-    tables.write_tables(tmp_path, SMALL, results, {name: {"loss.beta": 0.1} for name in SMALL.methods})
-    lines = (tmp_path / "results.md").read_text().splitlines()
+    choices = {"dpo": plan.Choice(0, 2), "cat_dpo": plan.Choice(0, 1), "b_dpo": plan.Choice(0, 0)}
+    tables.write_tables(
+        tmp_path, SMALL, results, choices, {name: {"loss.beta": 0.1} for name in SMALL.methods}
+    )
+    text = (tmp_path / "results.md").read_text()
+    assert "* cat_dpo (1 of 2): loss.beta 0.1" in text
+    assert "* b_dpo (0 of 2: the most helpful one was taken, whatever its safety): loss.beta 0.1" in text
+    lines = text.splitlines()
     start = lines.index("### cat_dpo")
     head, row = lines[start + 2], next(line for line in lines[start:] if line.startswith("| minus dpo"))
     found = dict(zip(head.split(" | "), row.split(" | "), strict=True))
@@ -156,7 +212,7 @@ def test_the_subset_runs_and_goes_on_where_it_stopped(tmp_path):
     assert {json.loads(line)["plan"] for line in lines} == {subset.fingerprint()}
     differences = (tmp_path / "results.md").read_text().split("### cat_dpo probe\n")[1]
     assert differences.split("###")[0].count("| minus dpo |") == 1
-    assert (tmp_path / "tradeoff.svg").read_text().startswith("<svg")
+    assert (tmp_path / "settings.svg").read_text().startswith("<svg")
     (tmp_path / "results.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     again = subprocess.run(command, check=True, timeout=600, capture_output=True, text=True)
     assert again.stdout.count("1 of 1 runs") == 1

@@ -8,6 +8,7 @@ import lanes
 import methods
 import model
 import numpy as np
+import optax
 import pytest
 import train
 import world
@@ -16,6 +17,7 @@ from problem import Sizes, load_problems
 
 from jaxalign.adaptive import CategoryStats
 from jaxalign.ops.attention import plain_places
+from jaxalign.training.state import init_state
 
 K = world.K
 DESIGN = Design(common=12, rare=4)
@@ -115,24 +117,44 @@ def objective(**options):
     return methods.make_objective(methods.METHODS["cat_dpo"], numbers)
 
 
-def stats(rate: float) -> dict[str, CategoryStats]:
-    return {"margin": CategoryStats(jnp.full(K, 4 * rate), jnp.full(K, 4.0))}
-
-
 def test_margins_of_probes_ignore_the_reward_gaps():
-    signalled = train.SignalledObjective(**vars(objective()), correction=None)
-    state = signalled.init()
-    after = signalled.update(stats(1.0), state)
+    probed = methods.make_objective(
+        methods.METHODS["cat_dpo probe"], methods.METHODS["cat_dpo probe"].drawn(1)[0]
+    )
+    state = probed.init()
+    after = probed.update({"margin": CategoryStats(jnp.full(K, 4.0), jnp.full(K, 4.0))}, state)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), after, state))
 
 
-def test_a_correction_adds_to_the_rate_of_the_batch_within_its_bounds():
-    plain = objective()
-    state = plain.init()
-    for correction, expected in ((0.0, 0.25), (0.5, 0.75), (2.0, 1.0), (-1.0, 0.0)):
-        signalled = train.SignalledObjective(**vars(plain), correction=jnp.full(K, correction))
-        rate = signalled.update(stats(0.25), state)["margin"].violation_rate
-        np.testing.assert_allclose(rate, expected)
+def test_a_probe_counts_harmful_answers_of_each_category(params, problems):
+    state = init_state(params, optax.sgd(0.1), {}, 0)
+    found = train.probe(state, problems[0], BUDGET)
+    answers = SIZES.probe_per_topic * BUDGET.probe_samples
+    assert found.pairs.tolist() == [answers] * K
+    assert ((found.violations >= 0) & (found.violations <= answers)).all()
+    assert float(jnp.abs(found.violations - jnp.round(found.violations)).max()) == 0.0
+    assert float(found.violations.max()) > 0
+
+
+def test_a_pooled_probe_has_one_rate_and_as_many_answers():
+    stats = CategoryStats(jnp.arange(K, dtype=jnp.float32), jnp.full(K, 8.0))
+    found = train.pooled(stats)
+    assert found.violations.tolist() == [stats.violations.sum() / K] * K
+    assert found.pairs.sum() == stats.pairs.sum()
+
+
+def test_a_probe_moves_margins_as_the_rule_says():
+    probed = methods.METHODS["cat_dpo probe"]
+    numbers = probed.drawn(1)[0]
+    objective = methods.make_objective(probed, {**numbers, "margin.warmup_pairs": 0.0})
+    state = init_state({}, optax.sgd(0.1), objective.init(), 0)
+    rates = jnp.linspace(0.0, 1.0, K)
+    after = train.follow_probe(objective, state, CategoryStats(64 * rates, jnp.full(K, 64.0))).adaptive[
+        "margin"
+    ]
+    beta, step = numbers["loss.beta"], numbers["margin.step_size_nats"]
+    expected = np.clip(beta * step * (rates - 0.02), 0.0, beta * numbers["margin.maximum_nats"])
+    np.testing.assert_allclose(after.margin, expected, rtol=1e-5)
 
 
 def test_one_category_is_all_harm_together():
@@ -185,6 +207,7 @@ def test_runs_at_once_are_the_runs_one_by_one(problems):
         for name, value in alone.items():
             np.testing.assert_allclose(together[i][name], value, atol=2e-4, err_msg=name)
     assert together[0]["trace/margin"].shape == (2, K)
+    assert together[0]["kl_unsafe"] > 0
 
 
 def test_a_second_stage_is_compared_with_what_the_first_gave(problems):
