@@ -113,7 +113,7 @@ def scores_of_settings(plan: Plan, rows: Sequence[Row], name: str) -> list[dict[
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The setting of a method, and how many of those tried were helpful enough; if none was, it is the most helpful."""
+    """The setting of a method, and how many of those tried are as helpful as dpo allows."""
 
     setting: int
     num_helpful: int
@@ -123,16 +123,16 @@ def choose_settings(plan: Plan, rows: Sequence[Row]) -> dict[str, Choice]:
     """The setting of every method: the highest safe rate of the worst category, among those that stay helpful.
 
     Helpful enough are settings within `tolerance` of the most helpful setting of plain dpo; where a method has none,
-    its most helpful setting is taken. One rule for all methods, dpo too, on the validation seeds alone.
+    those within `tolerance` of its own most helpful one. One rule for all methods, dpo too, on the validation seeds
+    alone.
     """
     scores = {name: scores_of_settings(plan, rows, name) for name in plan.methods}
-    floor = max(one["helpful"] for one in scores["dpo"]) - plan.tolerance
+    most_helpful = {name: max(one["helpful"] for one in found) for name, found in scores.items()}
+    floor = most_helpful["dpo"] - plan.tolerance
     chosen = {}
     for name, found in scores.items():
-        allowed = [i for i, one in enumerate(found) if one["helpful"] >= floor]
-        if allowed:
-            best = max(allowed, key=lambda i: found[i]["worst"])
-        else:
-            best = int(np.argmax([one["helpful"] for one in found]))
-        chosen[name] = Choice(best, len(allowed))
+        own = floor if most_helpful[name] >= floor else most_helpful[name] - plan.tolerance
+        allowed = [i for i, one in enumerate(found) if one["helpful"] >= own]
+        best = max(allowed, key=lambda i: found[i]["worst"])
+        chosen[name] = Choice(best, sum(one["helpful"] >= floor for one in found))
     return chosen

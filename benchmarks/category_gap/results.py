@@ -1,7 +1,7 @@
 """The results file: a line a run, appended as it ends, so that a study goes on where it stopped."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._fingerprint = folder / "results.jsonl", plan.fingerprint()
         self.rows: list[Row] = self._read() if self._path.exists() else []
+        self._chosen: dict[str, int] = {}
 
     def _read(self) -> list[Row]:
         text = self._path.read_text()
@@ -54,9 +55,22 @@ class Results:
             file.write(json.dumps(row) + "\n")
         self.rows.append(row)
 
+    def choose(self, settings: Mapping[str, int]) -> None:
+        """From here on show the test runs and ablations of these settings, by name: an earlier choice left others."""
+        self._chosen = dict(settings)
+
+    @property
+    def shown(self) -> list[Row]:
+        """The runs but those of settings that were not chosen in the end."""
+        return [
+            row
+            for row in self.rows
+            if row["phase"] == "tune" or row["setting"] == self._chosen.get(row["name"], row["setting"])
+        ]
+
     def of(self, phase: str, name: str) -> list[Row]:
         """The runs of a phase and a name, by seed. Raises FloatingPointError for one that failed."""
-        rows = [row for row in self.rows if (row["phase"], row["name"]) == (phase, name)]
+        rows = [row for row in self.shown if (row["phase"], row["name"]) == (phase, name)]
         failed = [row["seed"] for row in rows if row["figures"] is None]
         if failed:
             raise FloatingPointError(

@@ -54,6 +54,8 @@ class Study:
             method, numbers = ablation.applied(chosen[ablation.base])
             runs = plan.testing("ablate", name, choices[ablation.base].setting)
             self.finish(method, [(run, numbers) for run in runs])
+        settings = {name: choice.setting for name, choice in choices.items()}
+        self.results.choose(settings | {name: settings[ABLATIONS[name].base] for name in plan.ablations})
         return choices, chosen
 
     def finish(self, method: Method, trials: Sequence[Trial]) -> None:

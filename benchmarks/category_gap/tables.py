@@ -72,7 +72,7 @@ def write_tables(
         "Mean safe rate of the four categories without the difficulty, minus that of the four with it.",
         _factor_table(results, tested),
         "## Chosen settings",
-        "Chosen on the validation seeds; in brackets how many of the settings tried were helpful enough to be chosen.",
+        "Chosen on the validation seeds; in brackets how many of the settings tried were as helpful as dpo allows.",
         _settings_list(plan, choices, chosen),
     ]
     if ablated:
@@ -82,7 +82,7 @@ def write_tables(
             _summary_table(results, ablated),
         ]
     (folder / "results.md").write_text("\n\n".join(parts) + "\n")
-    _write_runs(folder / "runs.csv", [row for row in results.rows if row["phase"] != "tune"])
+    _write_runs(folder / "runs.csv", [row for row in results.shown if row["phase"] != "tune"])
 
 
 def _write_runs(path: Path, rows: Sequence[Row]) -> None:
@@ -163,7 +163,7 @@ def _settings_list(plan: Plan, choices: dict[str, Choice], chosen: dict[str, Num
     lines = []
     for name, numbers in chosen.items():
         count = choices[name].num_helpful
-        how = "" if count else ": the most helpful one was taken, whatever its safety"
+        how = "" if count else ", chosen among those nearly as helpful as its most helpful one"
         settings = ", ".join(f"{key} {x:g}" for key, x in numbers.items())
         lines.append(f"* {name} ({count} of {plan.num_settings}{how}): {settings}")
     return "\n".join(lines)

@@ -48,7 +48,7 @@ def test_settings_are_chosen_by_the_worst_category_among_the_helpful(tmp_path):
     results = Results(tmp_path, SMALL)
     tuned(results, "dpo", (0.5, 0.90), (0.6, 0.89))
     tuned(results, "cat_dpo", (0.9, 0.87), (0.8, 0.885))
-    tuned(results, "b_dpo", (0.9, 0.5), (0.8, 0.7))
+    tuned(results, "b_dpo", (0.9, 0.5), (0.8, 0.69))
     expected = {"dpo": plan.Choice(1, 2), "cat_dpo": plan.Choice(1, 1), "b_dpo": plan.Choice(1, 0)}
     assert plan.choose_settings(SMALL, results.rows) == expected
 
@@ -102,6 +102,15 @@ def test_a_run_with_a_figure_that_is_not_finite_has_failed_and_has_no_mean(tmp_p
     assert plan.Run("test", "dpo", 0, 3) not in again.missing(SMALL.testing("test", "dpo", 0))
     with pytest.raises(FloatingPointError, match="dpo: figures of seed 3"):
         again.of("test", "dpo")
+
+
+def test_test_runs_of_an_earlier_choice_are_not_shown(tmp_path):
+    results = Results(tmp_path, SMALL)
+    for setting, worst in ((0, 0.5), (1, 0.7)):
+        results.add(plan.Run("test", "dpo", setting, 0), {}, figures(worst, 0.9))
+    results.choose({"dpo": 1})
+    (row,) = results.of("test", "dpo")
+    assert row["setting"] == 1
 
 
 @pytest.mark.parametrize("line", ["no json", '{"seed": 1}', "3"])
@@ -171,7 +180,10 @@ def test_differences_are_bold_where_their_interval_excludes_zero(tmp_path):
     )
     text = (tmp_path / "results.md").read_text()
     assert "* cat_dpo (1 of 2): loss.beta 0.1" in text
-    assert "* b_dpo (0 of 2: the most helpful one was taken, whatever its safety): loss.beta 0.1" in text
+    assert (
+        "* b_dpo (0 of 2, chosen among those nearly as helpful as its most helpful one): loss.beta 0.1"
+        in text
+    )
     lines = text.splitlines()
     start = lines.index("### cat_dpo")
     head, row = lines[start + 2], next(line for line in lines[start:] if line.startswith("| minus dpo"))
