@@ -142,7 +142,8 @@ def probe(state: TrainState, problem: Problem, budget: Budget) -> CategoryStats:
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), 1_000_000 + state.step)
     rate = answer_rates(state.params, problem.probe).right
-    harmful = jax.random.bernoulli(key, rate, (budget.probe_samples, *rate.shape))
+    rates = jnp.broadcast_to(rate, (budget.probe_samples, *rate.shape))
+    harmful = jax.random.bernoulli(key, rates)
     counts = harmful.astype(jnp.float32).sum(axis=0).reshape(K, -1)
     return CategoryStats(counts.sum(axis=1), jnp.full(K, float(harmful.size // K)))
 
