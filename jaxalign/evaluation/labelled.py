@@ -35,7 +35,9 @@ def _labelled(record: Record | DataError) -> Labelled:
     if isinstance(record, DataError):
         raise record
     if "response" not in record.values:
-        raise record.error("missing field", "response", got="no such field", expected="a text")
+        got = f"only the fields {sorted(map(str, record.values))}"
+        remedy = "name the columns prompt, response, unsafe and, if there is one, category"
+        raise record.error("missing field", "response", got=got, expected="a text", remedy=remedy)
     found = record.values["response"]
     response = "" if found is None else found  # models give empty answers, and csv has null for them
     if not isinstance(response, str):

@@ -127,7 +127,9 @@ def test_a_wrong_row_is_named(changes, error, tmp_path):
 def test_a_row_without_an_answer_is_named(tmp_path):
     file = tmp_path / "labelled.jsonl"
     file.write_text(json.dumps({"prompt": "p", "unsafe": 1}) + "\n")
-    with pytest.raises(DataError, match="field 'response': missing field"):
+    with pytest.raises(
+        DataError, match=r"missing field: got only the fields .*name the columns prompt, response, unsafe"
+    ):
         read_labelled(file)
 
 
