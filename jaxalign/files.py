@@ -1,12 +1,16 @@
-"""Files that are whole or not there: written under another name first, then moved into place."""
+"""Files that are whole or not there: written under another name first, then moved into place. And locks."""
 
+import fcntl
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -20,6 +24,19 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(file: Path, *, busy: BaseException) -> Iterator[None]:
+    """Keep other processes out for as long as the block runs. Raises `busy` where one is inside."""
+    with file.open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise busy from error
+        except OSError as error:  # some network file systems have no locks
+            log.warning("cannot lock %s (%s): take care that only one run uses it", file.parent, error)
+        yield
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -6,10 +6,8 @@ run appends a line to DIR/results.jsonl. `--subset` takes five minutes and shows
 """
 
 import argparse
-import fcntl
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,8 @@ from problem import Problem, load_problems
 from results import Results
 from tables import write_tables
 from train import make_run, steps_of_stages
+
+from jaxalign.files import locked
 
 Trial = tuple[Run, Numbers]
 
@@ -110,24 +110,12 @@ def main() -> None:
         parser.error(f"--devices {args.devices} must divide {plan.width}, the runs that are trained at once")
     jax.config.update("jax_num_cpu_devices", args.devices)
     args.output.mkdir(parents=True, exist_ok=True)
-    with only_call(args.output):
+    busy = SystemExit(f"{args.output}: another call works there; wait for it, or give another --output")
+    with locked(args.output / "lock", busy=busy):
         study = Study(plan, args.output)
         choices, chosen = study.run()
         write_tables(args.output, plan, study.results, choices, chosen)
         write_figures(args.output, plan, study.results)
-
-
-@contextmanager
-def only_call(folder: Path) -> Iterator[None]:
-    """Raises SystemExit where another call works in the folder."""
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SystemExit(
-                f"{folder}: another call works there; wait for it, or give another --output"
-            ) from error
-        yield
 
 
 if __name__ == "__main__":

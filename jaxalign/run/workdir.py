@@ -1,13 +1,13 @@
 """The workdir of a run: one trainer at a time, and one run from its start to its end."""
 
 import contextlib
-import fcntl
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxalign import files
 from jaxalign.config import Config, ConfigError
 from jaxalign.run.manifest import check_same, describe_config, read_manifest
 
@@ -44,13 +44,6 @@ def run_to_resume(config: Config, workdir: Path) -> dict[str, Any] | None:
 def locked(workdir: Path) -> Iterator[None]:
     """Make the directory and keep other trainers out of it. Raises ConfigError if one is at work there."""
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another process trains in {workdir}; wait for it, stop it, or use another --workdir"
-            ) from error
-        except OSError as error:  # some network file systems have no locks
-            log.warning("cannot lock %s (%s): take care that only one run uses it", workdir, error)
+    busy = ConfigError(f"another process trains in {workdir}; wait for it, stop it, or use another --workdir")
+    with files.locked(workdir / ".lock", busy=busy):
         yield

@@ -16,6 +16,8 @@ from methods import METHODS, make_objective
 from results import Results
 from world import K
 
+from jaxalign.files import locked
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "category_gap" / "study.py"
 SMALL = plan.Plan(methods=("dpo", "cat_dpo", "b_dpo"), ablations=(), num_settings=2, num_validation_seeds=1,
                   num_test_seeds=4)  # fmt: skip
@@ -142,8 +144,11 @@ def test_arguments_that_cannot_work_are_refused_at_once(monkeypatch, capsys, tmp
 
 
 def test_a_second_call_in_a_folder_is_refused(tmp_path):
-    with study.only_call(tmp_path), pytest.raises(SystemExit, match="another call works there"):
-        study.only_call(tmp_path).__enter__()
+    command = [sys.executable, str(SCRIPT), "--subset", "--output", str(tmp_path)]
+    with locked(tmp_path / "lock", busy=AssertionError()):
+        second = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 1
+    assert "another call works there" in second.stderr
 
 
 # Figures
