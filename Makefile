@@ -16,8 +16,10 @@ help: ## this list
 quickstart: $(VENV)/.runtime ## align a real 135M chat model per harm category and export it
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/quickstart.sh
 
+# Most of the time goes into compiling; code that is compiled without optimization is ready in half of it. Slow tests,
+# and pytest called by hand, compile as a user's run does.
 test: $(VENV)/.dev ## the fast test suite; builds the documentation too
-	$(BIN)/python -m pytest -n 2
+	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/.dev ## the tests that need the real model or minutes
 	$(BIN)/python -m pytest -m slow --durations=0

@@ -61,7 +61,11 @@ def test_any_layout_trains_like_one_sequence_a_row(rows: Any, padded: Any, tmp_p
     assert_same(result(tmp_path, rows, {"data": 1}), padded)
 
 
-@pytest.mark.parametrize("rows", LAYOUTS, ids=lambda rows: "-".join(map(str, rows.values())))
+@pytest.mark.parametrize(
+    "rows",
+    [*(pytest.param(rows, marks=pytest.mark.slow) for rows in LAYOUTS[:3]), LAYOUTS[3]],
+    ids=lambda rows: "-".join(map(str, rows.values())),
+)
 def test_any_layout_trains_so_on_eight_devices(rows: Any, padded: Any, tmp_path: Any) -> None:
     assert_same(result(tmp_path, rows, {"data": 2, "fsdp": 2, "tensor": 2}), padded)
 

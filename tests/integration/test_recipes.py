@@ -177,7 +177,7 @@ def test_odpo_refuses_a_chosen_score_below_the_rejected_one_or_skips_the_pair(tm
     assert len(prepare(parse_config(settings, "test"), tmp_path, ONE).data.train) == 20
 
 
-@pytest.mark.parametrize("mode", ["precomputed", "adapter_base"])
+@pytest.mark.parametrize("mode", ["precomputed", pytest.param("adapter_base", marks=pytest.mark.slow)])
 def test_modpo_reads_the_rewards_of_its_margin_model(mode: str, tmp_path: Path) -> None:
     stage1 = settings_of(tmp_path, loss={"name": "dpo"}, optimizer={"learning_rate": 0.05})
     train(parse_config(stage1, "test"), tmp_path / "stage1", ONE)
