@@ -182,6 +182,7 @@ def test_other_errors_of_a_peer_are_not_taken_for_lack_of_memory():
 # Real runs
 
 
+@pytest.mark.slow
 def test_jaxalign_makes_its_steps_one_by_one(toy_case):
     with compare.start_jaxalign(toy_case, compare.jaxalign_settings(toy_case)) as peer:
         (run,) = compare.alternate([peer], num_steps=3)

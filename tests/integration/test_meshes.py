@@ -66,7 +66,14 @@ def assert_same(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(b.category_pairs, a.category_pairs)
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=lambda mesh: "-".join(f"{k}{v}" for k, v in mesh.items()))
+@pytest.mark.parametrize(
+    ("one_device", "mesh"),
+    [("full", mesh) for mesh in MESHES]
+    + [pytest.param("lora", mesh, marks=pytest.mark.slow) for mesh in MESHES[:3]]
+    + [("lora", MESHES[3])],
+    indirect=["one_device"],
+    ids=lambda value: value if isinstance(value, str) else "-".join(f"{k}{v}" for k, v in value.items()),
+)
 def test_any_mesh_trains_like_one_device(mesh: dict[str, int], one_device: Any, tmp_path: Any) -> None:
     kind, *expected = one_device
     assert_same(expected, result(tmp_path, {"data": 1, "fsdp": 1, "tensor": 1, **mesh}, kind))
