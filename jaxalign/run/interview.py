@@ -72,9 +72,9 @@ class Interview:
 
 def check_interviews(config: Config) -> None:
     """Raise what is wrong with prompts and judges where that shows before model and data are read."""
-    for interview in (config.adaptive.probe, config.selection):
+    for section, interview in (("adaptive.probe", config.adaptive.probe), ("selection", config.selection)):
         if interview is not None:
-            load_prompts(interview.prompts)
+            _check_categories(load_prompts(interview.prompts), config.data.category_names, section)
             decoding_of(interview.answers, ())
             if isinstance(interview.judge, EndpointConfig | FunctionConfig):
                 make_judge(interview.judge)
@@ -99,8 +99,8 @@ def make_interview(
 
     Prompts that are trained on (but for letter case and spacing) are left out, and those without a category unless they
     are `benign` and wanted. A judge may be given that is there already.
-    Raises ConfigError for prompts that do not serve: categories unknown to the data, or none left beside training; and
-    GenerationError for those that the model cannot read.
+    Raises ConfigError where no prompt is left beside training, and GenerationError for those that the model cannot
+    read.
     """
     checkpoint, tokenizer = open_checkpoint(run.config.model.path), load_tokenizer(run.config)
     format = TextFormat(tokenizer, Encoder(tokenizer, run.config.data), stop_ids(checkpoint, tokenizer))
@@ -114,7 +114,10 @@ def make_interview(
     unseen = [i for i, key in enumerate(_keys(tokenizer, ids)) if key not in trained]
     if len(unseen) < len(ids):
         log.info("%s: left out %d prompts that are trained on", label, len(ids) - len(unseen))
-    _check(prompts, run.data.train.category_names, section, any(asked[i].categories for i in unseen))
+    if not any(asked[i].categories for i in unseen):
+        raise ConfigError(
+            f"{section}.prompts: {prompts.name} has no prompt with a category that is not trained on; give others"
+        )
     decoding = decoding_of(config.answers, format.stop_ids)
     for i in unseen:
         name = f"{section}: prompt {asked[i].id}"
@@ -150,21 +153,19 @@ def _judge(config: InterviewConfig, run: Run) -> Judge:
 
 
 def warn_of_missing(interview: Interview, what: str) -> list[str]:
-    """The categories of the training data without a prompt; warn that `what` is so for them."""
+    """The categories of training pairs that have no prompt; warn that `what` is so for them."""
     asked = {name for row in interview.prompts.rows for name in row.categories}
-    missing = [name for name in interview.run.data.train.category_names if name not in asked]
+    train = interview.run.data.train
+    trained = set(np.flatnonzero(train.categories.any(axis=0)))
+    missing = [name for k, name in enumerate(train.category_names) if k in trained and name not in asked]
     if missing:
         log.warning("%s: no prompt for %s, %s", interview.label, ", ".join(missing), what)
     return missing
 
 
-def _check(prompts: PromptSet, names: tuple[str, ...], section: str, any_left: bool) -> None:
+def _check_categories(prompts: PromptSet, names: Sequence[str], section: str) -> None:
     unknown = sorted(set(prompts.category_names) - set(names))
     if unknown:
         raise ConfigError(
             f"{section}.prompts: {prompts.name} has categories {unknown}, the data have {list(names)}; rename them"
-        )
-    if not any_left:
-        raise ConfigError(
-            f"{section}.prompts: {prompts.name} has no prompt with a category that is not trained on; give others"
         )

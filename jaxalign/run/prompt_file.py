@@ -1,6 +1,7 @@
 """Prompts for `jaxalign generate`, from a file or from standard input, in order and none left out."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,29 @@ def _of_lines(content: bytes, origin: str) -> list[Prompt]:
             expected="text in UTF-8, one prompt a line",
             remedy="convert the text, for example with iconv -t UTF-8",
         ) from error
-    return [
+    prompts = [
         Prompt((Message("user", line),), line, f"{origin}:{number}")
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
+    if prompts and _is_row(prompts[0].given):
+        raise DataError(
+            "a row where a text is read",
+            origin=prompts[0].origin,
+            got=shown(prompts[0].given),
+            expected="lines of text, a prompt each",
+            remedy="give rows as a file whose name ends in .jsonl",
+        )
+    return prompts
+
+
+def _is_row(line: str) -> bool:
+    """Whether the line is an object of JSON with a prompt."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and "prompt" in found
 
 
 def _of_record(record: Record | DataError) -> Prompt:

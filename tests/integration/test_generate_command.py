@@ -201,6 +201,9 @@ def test_prompts_that_cannot_be_read_or_answered_are_named(model: Path, tmp_path
     assert "more than the model's context of 512" in message
     assert "standard input: no prompts" in refusal(model, "--prompts", "-", stdin="\n \n")
     assert "no file" in refusal(model, "--prompts", tmp_path / "missing.jsonl")
+    row = refusal(model, "--prompts", "-", stdin='{"prompt": "Why?"}\n{"prompt": "How?"}\n')
+    assert "standard input:1: a row where a text is read" in row
+    assert "file whose name ends in .jsonl" in row
     assert "byte 0xff at position 4" in refusal(model, "--prompts", "-", stdin=b"Why?\xff")
     for row, problem in (
         ({"text": "Why?"}, "rows.jsonl:1: field 'prompt': missing field"),

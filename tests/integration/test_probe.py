@@ -144,17 +144,22 @@ def test_prompts_that_are_trained_on_are_left_out(tmp_path: Path, caplog: pytest
     assert "left out 3 prompts that are trained on" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("signal", "names", "message"),
-    [
-        ("probe", [*NAMES, "Arson"], "categories \\['Arson'\\], the data have"),
-        ("probe", NAMES[:1], "whose margins would never move; add some, or set adaptive.signal: both"),
-    ],
-)
-def test_prompts_that_do_not_serve_are_refused(signal: str, names: Any, message: str, tmp_path: Path) -> None:
-    config = parse_config(settings(tmp_path, signal=signal, names=names), "test")
-    with pytest.raises(ConfigError, match=message):
-        make_probe(prepare(config, tmp_path / "run", jax.devices()[:1]))
+def test_prompts_of_unknown_categories_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    config = settings(tmp_path, names=[*NAMES, "Arson"])
+    config["model"]["path"] = str(tmp_path / "missing")
+    with pytest.raises(ConfigError, match=r"categories \['Arson'\], the data have"):
+        train(parse_config(config, "test"), tmp_path / "run", jax.devices()[:1])
+
+
+def test_a_category_of_training_pairs_needs_a_prompt_and_one_without_pairs_none(tmp_path: Path) -> None:
+    config = settings(tmp_path / "few", names=NAMES[:1])
+    with pytest.raises(
+        ConfigError, match=r"no prompt for .*, whose margins would never move; add some, or set"
+    ):
+        make_probe(prepare(parse_config(config, "test"), tmp_path / "run", jax.devices()[:1]))
+    config = settings(tmp_path / "all")
+    config["data"]["categories"] = [*NAMES, "Arson"]
+    assert make_probe(prepare(parse_config(config, "test"), tmp_path / "run", jax.devices()[:1])) is not None
 
 
 @pytest.mark.parametrize(
