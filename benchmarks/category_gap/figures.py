@@ -23,12 +23,12 @@ COLOURS = (
 COMPARED_SETTINGS = (
     "dpo",
     "ipo",
+    "simpo",
     "safe_dpo",
-    "group_dro",
     "bfpo",
-    "cat_dpo",
     "cat_dpo probe",
-    "cat_b_dpo probe",
+    "cat_dpo probe, multiplicative",
+    "cat_dpo probe, multiplicative, one category",
 )
 FONT = 'font-family="system-ui, sans-serif" font-size="12"'
 
@@ -39,7 +39,8 @@ def write_figures(folder: Path, plan: Plan, results: Results) -> None:
     (folder / "settings.svg").write_text(settings_figure(plan, results))
     for name in plan.methods:
         if "trace/margin" in results.of("test", name)[0]["figures"]:
-            (folder / f"margins_{name.replace(' ', '_')}.svg").write_text(margins_figure(plan, results, name))
+            title = name.replace(",", "").replace(" ", "_")
+            (folder / f"margins_{title}.svg").write_text(margins_figure(plan, results, name))
 
 
 def svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:

@@ -71,9 +71,10 @@ LEARNING_RATE = {"optimizer.learning_rate": Range(4e-4, 3e-3)}
 # A squared loss asks for a log-ratio of 1 / (2 beta) and no more, so its beta must be smaller to go as far.
 BETA, SQUARED_BETA = Range(0.03, 0.5), Range(0.01, 0.3)
 COMMON = LEARNING_RATE | {"loss.beta": BETA}
-PROBED_MARGIN = {"margin.maximum_nats": Range(2.0, 20.0), "margin.step_size_nats": Range(1.0, 30.0)}
-MARGIN = {
-    "margin.maximum_nats": Range(2.0, 20.0),
+MAXIMUM = {"margin.maximum_nats": Range(2.0, 20.0)}
+PROBED_MARGIN = MAXIMUM | {"margin.step_size_nats": Range(1.0, 30.0)}
+MULTIPLIED_MARGIN = MAXIMUM | {"margin.step_size": Range(0.3, 10.0)}
+MARGIN = MAXIMUM | {
     "margin.step_size_nats": Range(0.2, 5.0),
     "violation.threshold_nats": Range(0.0, 12.0, linear=True),
 }
@@ -89,7 +90,11 @@ FIXED_MARGIN = {
 }
 FIXED_PROBED = FIXED_MARGIN | {"margin.ema_rate": 0.65, "margin.warmup_pairs": 3072.0}
 FIXED_BOTH = FIXED_MARGIN | {"margin.warmup_pairs": 3872.0}
-MULTIPLICATIVE = {"margin.update": "multiplicative", "margin.minimum_nats": 0.5, "margin.initial_nats": 0.5}
+FIXED_MULTIPLIED = FIXED_PROBED | {
+    "margin.update": "multiplicative",
+    "margin.minimum_nats": 0.5,
+    "margin.initial_nats": 0.5,
+}
 
 METHODS: dict[str, Method] = {
     "dpo": Method("dpo", COMMON),
@@ -111,15 +116,18 @@ METHODS: dict[str, Method] = {
         "cat_dpo", COMMON | PROBED_MARGIN, signal="probe", fixed=FIXED_PROBED, one_category=True
     ),
     "cat_dpo probe, multiplicative": Method(
-        "cat_dpo",
-        COMMON | {"margin.maximum_nats": Range(2.0, 20.0), "margin.step_size": Range(0.3, 10.0)},
-        signal="probe",
-        fixed=FIXED_PROBED | MULTIPLICATIVE,
+        "cat_dpo", COMMON | MULTIPLIED_MARGIN, signal="probe", fixed=FIXED_MULTIPLIED
+    ),
+    "cat_dpo probe, multiplicative, one category": Method(
+        "cat_dpo", COMMON | MULTIPLIED_MARGIN, signal="probe", fixed=FIXED_MULTIPLIED, one_category=True
     ),
     "b_dpo": Method("b_dpo", COMMON | BALANCE, fixed=SOFTMAX),
     "cat_b_dpo": Method("cat_b_dpo", COMMON | MARGIN | BALANCE, fixed=FIXED_MARGIN | SOFTMAX),
     "cat_b_dpo probe": Method(
         "cat_b_dpo", COMMON | PROBED_MARGIN | BALANCE, signal="probe", fixed=FIXED_PROBED | SOFTMAX
+    ),
+    "cat_b_dpo probe, multiplicative": Method(
+        "cat_b_dpo", COMMON | MULTIPLIED_MARGIN | BALANCE, signal="probe", fixed=FIXED_MULTIPLIED | SOFTMAX
     ),
 }
 

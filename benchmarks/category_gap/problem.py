@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from sources import code_fingerprint
 from world import BOS, PAD, Corpus, K, general_prompts, harms, sample_corpus, topics
 
+from jaxalign.files import replacing
 from jaxalign.training.reference import mutual_information
 
 VIEWS = ("safedpo", "better", "safer")
@@ -198,11 +199,9 @@ def _structure() -> Problem:
 
 
 def _save(path: Path, problem: Problem) -> None:
-    """Write atomically: a killed process leaves no half file under the final name."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(problem))
-    temporary = path.with_suffix(".tmp")
-    save_file({jax.tree_util.keystr(at): np.array(x, order="C") for at, x in leaves}, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file({jax.tree_util.keystr(at): np.array(x, order="C") for at, x in leaves}, temporary)
 
 
 def _load(path: Path) -> Problem:

@@ -16,10 +16,17 @@ COMPARISONS = {  # a method, and what it is compared with
     **dict.fromkeys(
         ("cat_dpo", "cat_dpo probe", "cat_dpo both"), (*BASELINES, "cat_dpo probe, one category")
     ),
-    "cat_dpo probe, multiplicative": (*BASELINES, "cat_dpo probe, one category", "cat_dpo probe"),
+    "cat_dpo probe, multiplicative": (
+        *BASELINES,
+        "cat_dpo probe, one category",
+        "cat_dpo probe, multiplicative, one category",
+        "cat_dpo",
+        "cat_dpo probe",
+    ),
     "b_dpo": ("dpo",),
     "cat_b_dpo": (*BASELINES, "cat_dpo", "b_dpo"),
     "cat_b_dpo probe": (*BASELINES, "cat_dpo probe", "b_dpo"),
+    "cat_b_dpo probe, multiplicative": (*BASELINES, "cat_dpo probe, multiplicative", "b_dpo"),
 }
 TITLES = {
     "mean_safe": "mean safe rate",

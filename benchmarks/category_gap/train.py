@@ -74,7 +74,7 @@ def make_run(
         for stage, (name, order) in enumerate(zip(method.views, orders, strict=True)):
             pairs = problem.pairs[name]
             if method.one_category:
-                pairs = dataclasses.replace(pairs, categories=_merged(pairs.categories))
+                pairs = dataclasses.replace(pairs, categories=merged(pairs.categories))
             if stage:
                 logps = response_logps(params, pairs.prompts, pairs.responses)
                 pairs = dataclasses.replace(pairs, reference_logps=logps)
@@ -85,11 +85,6 @@ def make_run(
         return run_figures(params, problem) | {f"trace/{name}": x for name, x in trace.items()}
 
     return run
-
-
-def _merged(categories: jax.Array) -> jax.Array:
-    """[N, K] all categories for a pair that has any: so they share one rate and one margin."""
-    return jnp.broadcast_to(categories.max(axis=1, keepdims=True), categories.shape)
 
 
 def steps_of_stages(method: Method, budget: Budget) -> list[int]:
@@ -146,6 +141,11 @@ def probe(state: TrainState, problem: Problem, budget: Budget) -> CategoryStats:
     harmful = jax.random.bernoulli(key, rates)
     counts = harmful.astype(jnp.float32).sum(axis=0).reshape(K, -1)
     return CategoryStats(counts.sum(axis=1), jnp.full(K, float(harmful.size // K)))
+
+
+def merged(categories: jax.Array) -> jax.Array:
+    """[N, K] all categories for a pair that has any: so they share one rate and one margin."""
+    return jnp.broadcast_to(categories.max(axis=1, keepdims=True), categories.shape)
 
 
 def pooled(stats: CategoryStats) -> CategoryStats:
