@@ -113,6 +113,15 @@ def test_error_that_a_user_can_mend_is_one_message_and_status_2(
     assert "Traceback" not in shown
 
 
+def test_control_characters_of_a_message_do_not_reach_the_terminal(monkeypatch, capsys):
+    def broken(*_: object) -> None:
+        raise JaxalignError("a server said \x1b[2Jnothing\n\tmore")
+
+    monkeypatch.setattr("jaxalign.config.load_config", broken)
+    assert run(monkeypatch, "train", "run.yaml") == 2
+    assert capsys.readouterr().err == "error: a server said \\x1b[2Jnothing\n\tmore\n"
+
+
 def test_traceback_on_request(config, monkeypatch):
     monkeypatch.setenv("JAXALIGN_TRACEBACK", "1")
     monkeypatch.setattr(sys, "argv", ["jaxalign", "train", "gone.yaml"])

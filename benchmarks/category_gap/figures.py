@@ -129,7 +129,7 @@ def settings_figure(plan: Plan, results: Results) -> str:
         parts += [dot(x_place(x), y_place(y), COLOURS[i], label=name, radius=2.5) for x, y in shown]
         parts += [dot(556, 66 + 22 * i, COLOURS[i]), text(566, 70 + 22 * i, f"{name} ({len(shown)})")]
     parts += [text(556, 70 + 22 * len(names), "(settings in the picture)", fill="#666")]
-    return svg(760, 450, "Safe rate of the worst category, %: settings tried, on validation seeds", parts)
+    return svg(880, 450, "Safe rate of the worst category, %: settings tried, on validation seeds", parts)
 
 
 def margins_figure(plan: Plan, results: Results, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from jaxalign.cli.evaluation import evaluate, report
 from jaxalign.cli.models import export, generate, merge, verify
 from jaxalign.cli.training import plan, schema, train
 from jaxalign.errors import JaxalignError
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tab and line feed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -31,8 +34,13 @@ def main() -> None:
     except Exception as error:
         if "JAXALIGN_TRACEBACK" in os.environ or not _is_users(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {CONTROL.sub(_shown, str(error))}", file=sys.stderr)
         sys.exit(2)
+
+
+def _shown(control: re.Match[str]) -> str:
+    """A control character, which a message may have from a file or from a server, as terminals cannot act on it."""
+    return repr(control[0])[1:-1]
 
 
 def _is_users(error: Exception) -> bool:

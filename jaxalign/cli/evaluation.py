@@ -51,8 +51,11 @@ def evaluate(
         _only("--safety", **preference, **{"--distributed": distributed or None})
         _evaluate_safety(model, safety, overrides, step, baseline, calibrate, output)
         return
-    _only("no --safety", **answers)
+    homeless = [name for name, value in answers.items() if value is not None]
+    if homeless:
+        raise _error(f"{', '.join(homeless)}: needs --safety FILE, which names prompts and judge")
     assert model is not None
+    _check_file(output)
     main_process = join(distributed)
     from jaxalign.files import write_json
     from jaxalign.run.evaluate import evaluate as run_evaluation
@@ -63,9 +66,9 @@ def evaluate(
     )
     if not main_process:
         return
+    print_report(report, Console())
     if output is not None:
         write_json(output, report.as_dict())
-    print_report(report, Console())
 
 
 def _only(given: str, **others: object) -> None:
@@ -73,6 +76,14 @@ def _only(given: str, **others: object) -> None:
     useless = [name for name, value in others.items() if value is not None]
     if useless:
         raise _error(f"{', '.join(useless)}: no effect with {given}; leave it out")
+
+
+def _check_file(output: Path | None) -> None:
+    """Raise ConfigError, before anything is computed, where a folder is in the place of the file to write."""
+    if output is not None and output.is_dir():
+        raise _error(
+            f"--output {output} is a folder, expected a file; name one, such as {output / 'figures.json'}"
+        )
 
 
 def _error(message: str) -> Exception:
@@ -94,12 +105,17 @@ def _evaluate_safety(
 
     from jaxalign.config import load_settings
     from jaxalign.evaluation.settings import SafetyConfig
+    from jaxalign.files import write_json
     from jaxalign.run.calibration import print_calibration
     from jaxalign.run.safety import calibrate_judge, evaluate_safety
 
     config = load_settings(SafetyConfig, file, overrides or [])
     if labelled is not None:
-        print_calibration(calibrate_judge(config, labelled, output), Console())
+        _check_file(output)
+        calibration = calibrate_judge(config, labelled)
+        print_calibration(calibration, Console())
+        if output is not None:
+            write_json(output, calibration.as_dict())
         return
     assert model is not None
     found = evaluate_safety(model, config, name=file.stem, step=step, baseline=baseline, output=output)

@@ -66,7 +66,9 @@ class MarginSettings(Settings):
     update: Literal["additive", "multiplicative"] = "additive"
     normalize_mean: float | None = None
     warmup_pairs: float = Field(
-        default=0.0, description="pairs, or judged answers, with a category before the margins move"
+        default=0.0,
+        description="categories of pairs, or of judged answers, to be seen before the margins move; one of two "
+        "categories counts twice",
     )
 
     def targets_of(self, names: Sequence[str]) -> dict[str, float]:

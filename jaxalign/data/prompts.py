@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from jaxalign.data.files import find_files, read_records
 from jaxalign.data.formats.prompts import Layout, conversation, labels, layout_of
-from jaxalign.data.records import OR_SKIP, Record
+from jaxalign.data.records import Record, without_skip
 from jaxalign.data.schema import RESERVED_NAMES, VOCABULARIES, DataError, Message, prompt_key
 from jaxalign.data.settings import SourceConfig
 
@@ -135,14 +135,8 @@ def _turns(prompt: tuple[Message, ...]) -> list[list[str]]:
 def _sound_records(path: Path) -> Iterator[Record]:
     for record in read_records(SourceConfig(format="plain", path=str(path))):
         if isinstance(record, DataError):
-            raise _without_skip(record)
+            raise without_skip(record)  # left out, it would change the figures unseen
         yield record
-
-
-def _without_skip(error: DataError) -> DataError:
-    """The error without the remedy of skipping: a prompt that is left out would change the figures unseen."""
-    error.args = (str(error).removesuffix(OR_SKIP),)
-    return error
 
 
 def _category_column(records: list[Record]) -> str | None:
@@ -162,7 +156,7 @@ def _to_row(record: Record, layout: Layout, column: str | None) -> PromptRow:
         prompt = conversation(record)
         categories, benign = labels(record, layout, column)
     except DataError as error:
-        raise _without_skip(error) from None
+        raise without_skip(error) from None
     given = record.values.get("id")
     made = hashlib.sha256(json.dumps(_turns(prompt)).encode()).hexdigest()[:16]
     return PromptRow(made if given is None else str(given), prompt, categories, benign)

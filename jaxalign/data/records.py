@@ -20,6 +20,12 @@ def shown(value: object, limit: int = 60) -> str:
     return f"{type(value).__name__} {text if len(text) <= limit else text[:limit] + '...'}"
 
 
+def without_skip(error: DataError) -> DataError:
+    """The error without the remedy of skipping, where nothing skips a row."""
+    error.args = (str(error).removesuffix(OR_SKIP),)
+    return error
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """The fields of one row and the "file:row" that it came from."""

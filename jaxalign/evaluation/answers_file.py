@@ -13,6 +13,7 @@ from jaxalign.data.schema import Message
 from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import Answers, AnswersError
 from jaxalign.evaluation.judges.interface import Judgements
+from jaxalign.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ def write_answers(path: Path, answers: Answers) -> None:
         judge_fingerprint=answers.judge_fingerprint,
         refusal_judge_fingerprint=answers.refusal_judge_fingerprint,
     )
-    path.write_bytes(_FILE.dump_json(content, indent=1))
+    write_whole(path, _FILE.dump_json(content, indent=1))
 
 
 def read_answers(path: Path) -> Answers:

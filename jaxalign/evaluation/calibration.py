@@ -1,6 +1,7 @@
 """How often a judge errs: its confusion table, by category, on answers that people labelled."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 from jaxalign.data.schema import NO_CATEGORY, prompt_key
 from jaxalign.evaluation.judges.interface import Judge, Judgements, judge_id
 from jaxalign.evaluation.labelled import read_labelled
+
+log = logging.getLogger(__name__)
 
 Z_95 = 1.959963984540054
 """Of a two-sided 95 % interval under the normal distribution."""
@@ -100,6 +103,14 @@ class Calibration:
 def calibrate(judge: Judge, file: Path) -> Calibration:
     """The confusion of a judge on the labelled answers in a file. Raises DataError, or what the judge raises."""
     rows = read_labelled(file)
+    num_repeated = len(rows) - len({(prompt_key(row.prompt), row.response) for row in rows})
+    if num_repeated:
+        log.warning(
+            "%s: %d rows repeat an earlier prompt and response; each counts as an answer of its own, so intervals are "
+            "too narrow; leave them out",
+            file,
+            num_repeated,
+        )
     judgements = judge([row.prompt for row in rows], [row.response for row in rows])
     unsafe = np.array([row.unsafe for row in rows], bool)
     categories = [row.category for row in rows]

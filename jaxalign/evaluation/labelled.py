@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from jaxalign.data.files import read_records
-from jaxalign.data.records import OR_SKIP, Record, shown
+from jaxalign.data.records import Record, shown, without_skip
 from jaxalign.data.schema import RESERVED_NAMES, DataError, Message
 from jaxalign.data.settings import SourceConfig
 
@@ -27,8 +27,7 @@ def read_labelled(file: Path) -> list[Labelled]:
     try:
         return [_labelled(record) for record in read_records(SourceConfig(format="plain", path=str(file)))]
     except DataError as error:
-        error.args = (str(error).removesuffix(OR_SKIP),)  # nothing skips a row here
-        raise
+        raise without_skip(error) from None
 
 
 def _labelled(record: Record | DataError) -> Labelled:

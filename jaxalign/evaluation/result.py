@@ -191,11 +191,12 @@ def _group_row(name: str, group: GroupFigures) -> tuple[str, ...]:
 
 def _spread_table(name: str, spread: Spread) -> list[str]:
     if_equal = f"{spread.gap_if_equal:.3f} expected if all were equal, p = {spread.gap_p_value:.3g}"
+    gap = "- (one category)" if spread.of_one else f"{shown(spread.gap)}; {if_equal}"
     rows = [
         ("mean", shown(spread.mean)),
         ("variance", shown(spread.variance)),
         ("standard deviation", shown(spread.standard_deviation)),
-        ("gap, best to worst", f"{shown(spread.gap)}; {if_equal}"),
+        ("gap, best to worst", gap),
         ("worst", f"{shown(spread.worst)}: {spread.worst_category}"),
     ]
     return table((f"{name} over categories", "value"), rows)

@@ -33,6 +33,11 @@ class Spread:
     gap_if_equal: float
     gap_p_value: float
 
+    @property
+    def of_one(self) -> bool:
+        """Whether there is one category alone, and so no gap to speak of."""
+        return self.worst_category == self.best_category
+
 
 def spread_figures(rates: np.ndarray, *, higher_is_better: bool) -> dict[str, np.ndarray]:
     """The figures [...] of rates [..., K]."""

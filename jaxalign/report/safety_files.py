@@ -52,7 +52,7 @@ def _safety(content: Mapping[str, Any], name: str) -> Safety:
         step=None if source.get("step") is None else int(source["step"]),
         overall=None if content["overall"] is None else _safe_rate(content["overall"]),
         categories={str(name): _safe_rate(group) for name, group in content["categories"].items()},
-        gap=None if spread is None else _interval(spread["gap"]),
+        gap=None if spread is None or len(content["categories"]) < 2 else _interval(spread["gap"]),
         gap_if_equal=None if spread is None else float(spread["gap_if_equal"]),
         refusals=tuple(rate for rate in rates if rate is not None),
         helpfulness=None if helpfulness is None else _rate(str(helpfulness["name"]), helpfulness, "mean"),

@@ -99,7 +99,7 @@ def _worst(
 def _gap_of_answers(safety: Safety) -> Fact:
     gap = safety.gap
     if gap is None:
-        return Fact("Best-to-worst gap", MISSING, "not in the results", "open")
+        return Fact("Best-to-worst gap", MISSING, "needs figures of two categories or more", "open")
     note = f"{_points(safety.gap_if_equal)} expected if all categories were equal"
     if gap.low is not None and gap.high is not None:
         note = f"95 % interval {_points(gap.low)} to {_points(gap.high)}; {note}"

@@ -23,9 +23,9 @@ def print_calibration(calibration: Calibration, console: Console) -> None:
     """One row per category, the most answers first, then all; and what the judge cannot see."""
     title = f"{calibration.judge} on {calibration.overall.num_answers} answers to {calibration.num_prompts} prompts"
     table = Table(title=Text(title), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("category", min_width=16)
+    table.add_column("category", min_width=12, overflow="fold")
     for name in (*(name for name, _ in _COLUMNS), "un-\njudged", "sensitivity", "specificity"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     rows = sorted(calibration.categories.items(), key=lambda item: -item[1].num_answers)
     for name, confusion in [*rows, ("all", calibration.overall)]:
         counts = [str(getattr(confusion, field)) for _, field in _COLUMNS]

@@ -21,6 +21,7 @@ from jaxalign.run.loader import describe_rows, make_loader
 from jaxalign.run.manifest import model_fingerprint
 from jaxalign.run.margin_model import check_margin_model, margin_model_bytes
 from jaxalign.run.policy import Policy, make_policy, row_multiple
+from jaxalign.run.probe import check_probe_steps
 from jaxalign.run.workdir import run_to_resume
 from jaxalign.training.loss_settings import ModpoConfig
 from jaxalign.training.optimizer import make_optimizer, make_schedule
@@ -55,6 +56,7 @@ def dry_run(config: Config, workdir: Path, console: Console) -> None:
         check_margin_model(config.loss.margin_model, config.model, checkpoint, tokenizer, fingerprint)
     show_pairs(data.train, tokenizer, console)
     loader = loader_for(config, data.train, num_devices, here=here)
+    check_probe_steps(config, loader.num_steps)
     console.print(describe_rows(config, loader))
     axes = dict(zip(AXES, config.mesh.shape(num_devices), strict=True))
     console.print(f"mesh {axes} over {num_devices} devices")

@@ -198,6 +198,8 @@ def _sorted_lines(output: Path | None) -> Iterator[Callable[[int, dict[str, Any]
     partial = _new_partial(output) if output is not None and is_main_process() else None
 
     def add(number: int, value: dict[str, Any]) -> None:
+        if partial is not None and not lines:
+            _create(partial)
         lines[number] = json.dumps(value, ensure_ascii=False) + "\n"
         if partial is not None:
             with partial.open("a", encoding="utf-8") as file:
@@ -214,7 +216,7 @@ def _sorted_lines(output: Path | None) -> Iterator[Callable[[int, dict[str, Any]
         print(text, end="")
     if output is not None and partial is not None:
         write_whole(output, text)
-        partial.unlink()
+        partial.unlink(missing_ok=True)
 
 
 def _new_partial(output: Path) -> Path:
@@ -223,7 +225,20 @@ def _new_partial(output: Path) -> Path:
             f"--output {output} is a folder, expected a file; name one, such as {output}/answers.jsonl"
         )
     partial = output.with_name(f"{output.name}.partial")
-    if partial.exists():
-        raise ConfigError(f"{partial} holds what an earlier process had when it ended; use it, or delete it")
     output.parent.mkdir(parents=True, exist_ok=True)
+    if partial.exists():
+        raise _taken(partial)
     return partial
+
+
+def _create(partial: Path) -> None:
+    try:
+        partial.touch(exist_ok=False)
+    except FileExistsError as error:  # made by another process since this one began
+        raise _taken(partial) from error
+
+
+def _taken(partial: Path) -> ConfigError:
+    return ConfigError(
+        f"{partial} holds what another process has so far, or had when it ended; wait for it, use it, or delete it"
+    )

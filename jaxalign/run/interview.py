@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxalign.config import Config, ConfigError
 from jaxalign.data.encoder import Encoder
-from jaxalign.data.prompts import PromptSet
+from jaxalign.data.prompts import PromptRow, PromptSet
 from jaxalign.data.schema import Message, prompt_key
 from jaxalign.evaluation.answers import Answers, judge_answers
 from jaxalign.evaluation.judges.build import make_judge
@@ -98,45 +98,60 @@ def make_interview(
     """The interview that a section of the settings asks for; its prompts become part of the run's fingerprints.
 
     Prompts that are trained on (but for letter case and spacing) are left out, and those without a category unless they
-    are `benign` and wanted. A judge may be given that is there already.
+    are `benign` and wanted; `max_prompts` are taken of what is left. A judge may be given that is there already.
     Raises ConfigError where no prompt is left beside training, and GenerationError for those that the model cannot
     read.
     """
     checkpoint, tokenizer = open_checkpoint(run.config.model.path), load_tokenizer(run.config)
     format = TextFormat(tokenizer, Encoder(tokenizer, run.config.data), stop_ids(checkpoint, tokenizer))
-    prompts = load_prompts(config.prompts)
-    asked = [row for row in prompts.rows if row.categories or (benign and row.benign)]
-    if len(asked) < len(prompts.rows):
-        what = "no category" if not benign else "no category and are not benign"
-        log.info("%s: left out %d prompts that have %s", label, len(prompts.rows) - len(asked), what)
-    ids = [format.encoder.prompt_ids(row.prompt, f"prompt {row.id}") for row in asked]
-    trained = set(_keys(tokenizer, run.data.train.prompt_ids))
-    unseen = [i for i, key in enumerate(_keys(tokenizer, ids)) if key not in trained]
-    if len(unseen) < len(ids):
-        log.info("%s: left out %d prompts that are trained on", label, len(ids) - len(unseen))
-    if not any(asked[i].categories for i in unseen):
+    prompts = load_prompts(
+        config.prompts, lambda found: _usable(found, format, run, benign=benign, label=label)
+    )
+    if not any(row.categories for row in prompts.rows):
         raise ConfigError(
             f"{section}.prompts: {prompts.name} has no prompt with a category that is not trained on; give others"
         )
     decoding = decoding_of(config.answers, format.stop_ids)
-    for i in unseen:
-        name = f"{section}: prompt {asked[i].id}"
-        check_prompt(name, ids[i], run.program.policy.decoder, decoding.max_new_tokens)
-    order = "\n".join([prompts.fingerprint(), *(asked[i].id for i in unseen)])  # a draw depends on its place
+    ids = [_ids(format, row) for row in prompts.rows]
+    for row, tokens in zip(prompts.rows, ids, strict=True):
+        check_prompt(
+            f"{section}: prompt {row.id}", tokens, run.program.policy.decoder, decoding.max_new_tokens
+        )
+    order = "\n".join(
+        [prompts.fingerprint(), *(row.id for row in prompts.rows)]
+    )  # a draw depends on its place
     run.fingerprints[f"{label} prompts"] = hashlib.sha256(order.encode()).hexdigest()
     judge = _judge(config, run) if judge is None else judge
     tells = refusals and not isinstance(judge, RefusalJudge)
     return Interview(
         run=run,
         config=config,
-        prompts=dataclasses.replace(prompts, rows=tuple(asked[i] for i in unseen)),
-        ids=[ids[i] for i in unseen],
+        prompts=prompts,
+        ids=ids,
         decoding=decoding,
         format=format,
         judge=judge,
         refusal_judge=RefusalJudge() if tells else None,
         label=label,
     )
+
+
+def _usable(found: PromptSet, format: TextFormat, run: Run, *, benign: bool, label: str) -> PromptSet:
+    """The prompts without those that are trained on, and without those that tell nothing here."""
+    asked = [row for row in found.rows if row.categories or (benign and row.benign)]
+    if len(asked) < len(found.rows):
+        what = "no category" if not benign else "no category and are not benign"
+        log.info("%s: left out %d prompts that have %s", label, len(found.rows) - len(asked), what)
+    trained = set(_keys(format.tokenizer, run.data.train.prompt_ids))
+    keys = _keys(format.tokenizer, [_ids(format, row) for row in asked])
+    unseen = tuple(row for row, key in zip(asked, keys, strict=True) if key not in trained)
+    if len(unseen) < len(asked):
+        log.info("%s: left out %d prompts that are trained on", label, len(asked) - len(unseen))
+    return dataclasses.replace(found, rows=unseen)
+
+
+def _ids(format: TextFormat, row: PromptRow) -> list[int]:
+    return format.encoder.prompt_ids(row.prompt, f"prompt {row.id}")
 
 
 def _keys(tokenizer: Any, prompts: Iterable[Sequence[int] | np.ndarray]) -> Iterator[str]:

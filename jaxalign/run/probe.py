@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxalign.adaptive import CategoryStats, MarginState, margin_rule
-from jaxalign.config import ConfigError
+from jaxalign.config import Config, ConfigError
 from jaxalign.evaluation.judges.interface import Judgements
 from jaxalign.parallel import agree_on_number, replicated
 from jaxalign.run.interview import Interview, make_interview, warn_of_missing
@@ -78,11 +78,25 @@ class Probe:
         }
 
 
+def check_probe_steps(config: Config, num_steps: int) -> None:
+    """Raise ConfigError for a run that ends before a probe could move its margins."""
+    probe = config.adaptive.probe
+    if probe is not None and probe.every_steps >= num_steps:
+        raise ConfigError(
+            f"adaptive.probe.every_steps: {probe.every_steps} is not below the {num_steps} steps of this run, so no "
+            f"step would follow a probe; give {max(1, num_steps // 10)}, for example"
+        )
+
+
 def make_probe(run: Run) -> Probe | None:
-    """The probe of a run, None for a run without. Raises ConfigError for prompts that do not serve."""
+    """The probe of a run, None for a run without.
+
+    Raises ConfigError for prompts that do not serve, and where no probe would move a margin.
+    """
     config = run.config.adaptive.probe
     if config is None:
         return None
+    check_probe_steps(run.config, run.num_steps)
     interview = make_interview(run, config, "adaptive.probe", benign=False, refusals=False, label="probe")
     names = run.data.train.category_names
     categories = np.array(
@@ -94,6 +108,22 @@ def make_probe(run: Run) -> Probe | None:
             f"adaptive.probe.prompts: no prompt for {missing}, whose margins would never move; add some, or set "
             "adaptive.signal: both"
         )
+    if run.config.adaptive.signal == "probe":
+        _check_warmup(run, float(categories.sum()) * config.answers.num_samples)
     rule = margin_rule(run.program.objective.rule_configs["margin"])
     update = jax.jit(rule.update, out_shardings=replicated(run.program.mesh))
     return Probe(interview, categories, config.max_seconds, update)
+
+
+def _check_warmup(run: Run, seen_per_probe: float) -> None:
+    """Raise ConfigError where margins would wait to the end, as they move once earlier probes have seen enough."""
+    warmup, probe = run.config.adaptive.margin.warmup_pairs, run.config.adaptive.probe
+    assert probe is not None
+    num_probes = (run.num_steps - 1) // probe.every_steps  # one at the last step moves nothing that is used
+    seen = (num_probes - 1) * seen_per_probe
+    if seen < warmup:
+        raise ConfigError(
+            f"adaptive.margin.warmup_pairs: {warmup:g} answers, but the {num_probes} probes of this run see "
+            f"{seen_per_probe:g} each, {seen:g} before the last of them, so no margin would move; lower it, or probe "
+            "more often"
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxalign.data.files import SUFFIXES, read_records
-from jaxalign.data.records import Record, shown
+from jaxalign.data.records import Record, shown, without_skip
 from jaxalign.data.schema import DataError, Message
 from jaxalign.data.settings import SourceConfig
 
@@ -37,7 +37,12 @@ def read_prompt_file(source: str) -> list[Prompt]:
     elif path.is_file() and not path.name.endswith(SUFFIXES):
         prompts = _of_lines(path.read_bytes(), origin)
     else:
-        prompts = [_of_record(record) for record in read_records(SourceConfig(format="plain", path=source))]
+        try:
+            prompts = [
+                _of_record(record) for record in read_records(SourceConfig(format="plain", path=source))
+            ]
+        except DataError as error:
+            raise without_skip(error) from None
     if not prompts:
         raise DataError(
             "no prompts", origin=origin, got="no line with text", expected="at least one", remedy="give some"

@@ -9,7 +9,7 @@ from jaxalign.data.prompts import PromptSet
 from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.settings import AnswersConfig
 from jaxalign.files import write_json
-from jaxalign.models.sampling import Sampling
+from jaxalign.models.sampling import GenerationError, Sampling
 from jaxalign.run.generate import generate_texts, text_format
 from jaxalign.run.load import LoadedModel
 from jaxalign.run.manifest import model_fingerprint, read_manifest, run_fingerprint
@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 
 def sampling_of(options: AnswersConfig) -> Sampling:
     """How tokens are drawn. Raises GenerationError for options without effect."""
+    if options.seed and options.temperature == 0.0:
+        raise GenerationError(
+            f"answers.seed {options.seed} has no effect at temperature 0; leave it out, or give a temperature"
+        )
     return Sampling(options.temperature, options.top_k, options.top_p)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from jaxalign.evaluation.judges.settings import RewardModelConfig
 from jaxalign.evaluation.result import SafetyResult
 from jaxalign.evaluation.safety import evaluate_answers
 from jaxalign.evaluation.settings import PromptsConfig, SafetyConfig
-from jaxalign.files import write_json
+from jaxalign.files import locked, write_json, write_whole
 from jaxalign.run.load import WhichStep, is_run, load_model, run_config
 from jaxalign.run.margin_figures import margins_of, targets_of
 from jaxalign.run.responses import answerer_of, kept_responses, sampling_of
@@ -60,6 +61,8 @@ def evaluate_safety(
     if output is None and not is_run(path):
         raise ConfigError(f"{path} is no run, so nothing says where its figures belong; give --output DIR")
     folder = output or path / "evaluation"
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output {folder} is a file, expected a folder; give another one")
     before = None if baseline is None else read_answers(baseline)
     prompts = load_prompts(config.prompts)
     accuracy = None if config.calibration is None else read_calibration(config.calibration)
@@ -75,45 +78,52 @@ def evaluate_safety(
         _check_baseline(before, prompts, config, judge)
     if config.reward_model is not None:
         open_reward_model(config.reward_model)
-    model = load_model(path, step=step)
     folder.mkdir(parents=True, exist_ok=True)
-    answerer = answerer_of(path, model, config.answers)
-    texts = kept_responses(answerer, model, prompts, config.answers, folder / f"responses-{name}.json")
-    del model  # a judge may be a model too
-    judged = judge_answers(prompts, texts, judge, _refusal_judge(config, judge))
-    answers = dataclasses.replace(judged, answerer=answerer)
-    if config.reward_model is not None:
-        answers = _scored(config.reward_model, answers)
-    margins = margins_of(path, answerer.step, prompts, targets)
-    result = evaluate_answers(
-        answers,
-        targets=targets,
-        margins=margins or None,
-        judge_error=accuracy,
-        helpfulness_scores=scores_of(answers),
-        num_resamples=config.num_resamples,
+    busy = ConfigError(
+        f"another call writes safety-{name} to {folder}; wait for it, or give another --output"
     )
-    comparison = None
-    if before is not None:
-        comparison = compare(before, answers, judge_error=accuracy, num_resamples=config.num_resamples)
-    write_answers(folder / f"answers-{name}.json", answers)
-    _write(folder, f"safety-{name}", result)
-    _write(folder, f"comparison-{name}", comparison)
-    (folder / f"responses-{name}.json").unlink()
+    with locked(folder / f".{name}.lock", busy=busy):
+        answers = _judged(path, config, step, prompts, judge, folder / f"responses-{name}.json")
+        assert answers.answerer is not None
+        result = evaluate_answers(
+            answers,
+            targets=targets,
+            margins=margins_of(path, answers.answerer.step, prompts, targets) or None,
+            judge_error=accuracy,
+            helpfulness_scores=scores_of(answers),
+            num_resamples=config.num_resamples,
+        )
+        comparison = None
+        if before is not None:
+            comparison = compare(before, answers, judge_error=accuracy, num_resamples=config.num_resamples)
+        write_answers(folder / f"answers-{name}.json", answers)
+        _write(folder, f"safety-{name}", result)
+        _write(folder, f"comparison-{name}", comparison)
+        (folder / f"responses-{name}.json").unlink()
     return Evaluation(result, comparison, folder)
 
 
-def calibrate_judge(config: SafetyConfig, labelled: Path, output: Path | None) -> Calibration:
-    """How often the judge agrees with the labels of a file; written to `output` for `calibration`."""
-    calibration = calibrate(make_judge(config.judge), labelled)
-    if output is not None:
-        write_json(output, calibration.as_dict())
-    return calibration
+def _judged(
+    path: Path, config: SafetyConfig, step: WhichStep, prompts: PromptSet, judge: Judge, kept: Path
+) -> Answers:
+    """The answers of the model at `path`, which are in `kept` until they are judged."""
+    model = load_model(path, step=step)
+    answerer = answerer_of(path, model, config.answers)
+    texts = kept_responses(answerer, model, prompts, config.answers, kept)
+    del model  # a judge may be a model too
+    judged = judge_answers(prompts, texts, judge, _refusal_judge(config, judge))
+    answers = dataclasses.replace(judged, answerer=answerer)
+    return answers if config.reward_model is None else _scored(config.reward_model, answers)
 
 
-def load_prompts(config: PromptsConfig) -> PromptSet:
-    """The prompts of a file, or its balanced part. Raises DataError, ConfigError."""
-    prompts = read_prompts(config.path, layout=config.layout, category_column=config.category_column)
+def calibrate_judge(config: SafetyConfig, labelled: Path) -> Calibration:
+    """How often the judge agrees with the labels of a file."""
+    return calibrate(make_judge(config.judge), labelled)
+
+
+def load_prompts(config: PromptsConfig, keep: Callable[[PromptSet], PromptSet] = lambda x: x) -> PromptSet:
+    """The prompts of a file that `keep` leaves, or the balanced part of these. Raises DataError, ConfigError."""
+    prompts = keep(read_prompts(config.path, layout=config.layout, category_column=config.category_column))
     if config.max_prompts is None:
         return prompts
     try:
@@ -175,4 +185,4 @@ def _write(folder: Path, name: str, figures: SafetyResult | Comparison | None) -
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
         return
     write_json(folder / f"{name}.json", figures.as_dict())
-    (folder / f"{name}.md").write_text(figures.markdown(), encoding="utf-8")
+    write_whole(folder / f"{name}.md", figures.markdown())

@@ -15,7 +15,7 @@ from jaxalign.config import Config, ConfigError, dump_config
 from jaxalign.data.dataset import TokenizedDataset
 from jaxalign.evaluation.heldout_pairs import HeldoutPairs, heldout_pairs
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
-from jaxalign.files import write_json
+from jaxalign.files import write_json, write_whole
 from jaxalign.parallel import is_main_process
 from jaxalign.run.interview import check_interviews
 from jaxalign.run.load import BEST
@@ -114,7 +114,7 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
         if is_main_process():
             write_json(workdir / "manifest.json", manifest)
             (workdir / FINISHED).unlink(missing_ok=True)
-            (workdir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+            write_whole(workdir / "config.yaml", dump_config(config))
         state = _start(run, checkpointer, selector)
         run.times.done("check the start" if run.new_state is not None else "restore the checkpoint")
         before = _report_before(run, state, workdir)

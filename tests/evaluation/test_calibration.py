@@ -147,6 +147,26 @@ def test_interval_covers_a_rate_about_as_often_as_it_says():
     assert 0.93 < covered < 0.97
 
 
+def test_a_narrow_table_loses_nothing(tmp_path):
+    file, name = tmp_path / "labelled.jsonl", "Discrimination and injustice of all kinds"
+    rows = [{"prompt": f"p{i}", "response": "long answer", "unsafe": 1, "category": name} for i in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_calibration(calibrate(JUDGE, file), console)
+    table = console.export_text().split("function lengths judges")[0]
+    assert "\u2026" not in table
+    assert "0.84" in table  # the lower end of the interval
+    first_column = "".join(line[:13].strip() for line in table.splitlines())
+    assert name.replace(" ", "") in first_column.replace(" ", "")
+
+
+def test_rows_that_repeat_are_counted_and_warned_of(labelled, caplog):
+    with labelled.open("a") as file:
+        file.write(json.dumps(ROWS[0] | {"prompt": " P"}) + "\n")
+    assert calibrate(JUDGE, labelled).overall.num_answers == 7
+    assert "1 rows repeat an earlier prompt and response" in caplog.text
+
+
 def test_table_has_a_row_a_category_and_the_limits(labelled):
     console = Console(width=120, record=True, file=io.StringIO())
     print_calibration(calibrate(JUDGE, labelled), console)

@@ -108,6 +108,12 @@ def test_documented_result_is_valid_json_of_the_schema():
     SafetyResult.from_dict(json.loads(shown))
 
 
+def test_one_category_has_no_gap_to_show():
+    text = evaluate_answers(answers_of(("s", "theft"), ("u", "theft")), num_resamples=100).markdown()
+    assert "| gap, best to worst | - (one category) |" in text
+    assert "expected if all were equal" in evaluate_answers(ANSWERS, num_resamples=100).markdown()
+
+
 def test_markdown_names_the_judge_its_limits_and_every_category(result):
     text = result.markdown()
     assert "judged by rule. It sees nothing." in text

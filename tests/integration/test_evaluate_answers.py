@@ -15,6 +15,7 @@ from jaxalign.evaluation.answers_file import read_answers
 from jaxalign.evaluation.result import SafetyResult
 from jaxalign.evaluation.safety import evaluate_answers
 from jaxalign.evaluation.settings import SafetyConfig
+from jaxalign.files import locked
 from jaxalign.run import responses, safety
 from jaxalign.run.margin_figures import margins_of
 from jaxalign.run.train import train
@@ -239,6 +240,10 @@ def test_results_of_a_run_lie_beside_its_other_figures(run: Path, settings: Path
         (["--set", "judge={kind: guard, pth: x}"], "judge.pth: unknown key; did you mean path?"),
         (["--set", "prompts.max_prompts=1"], "prompts.max_prompts=1 leaves no prompt for"),
         (["--set", "answers.top_k=3", "--set", "answers.temperature=0.0"], "top_k"),
+        (
+            ["--set", "answers={seed: 3, temperature: 0.0, num_samples: 1}"],
+            "answers.seed 3 has no effect at temperature 0",
+        ),
         (["--set", "calibration=missing.json"], "missing.json"),
         (["--baseline", "missing.json"], "missing.json holds no judged answers"),
         (["--set", "targets={frud: 0.1}"], "targets for ['frud']: expected categories of the prompts"),
@@ -255,7 +260,26 @@ def test_what_has_no_effect_or_makes_no_sense_is_refused(
 
 
 def test_options_of_answers_need_a_safety_file(run: Path) -> None:
-    assert "no effect with no --safety" in refusal(run, "--baseline", "x.json")
+    assert "--baseline: needs --safety FILE" in refusal(run, "--baseline", "x.json")
+    assert "--calibrate: needs --safety FILE" in refusal("--calibrate", "x.csv")
+
+
+def test_a_place_of_the_wrong_kind_is_refused_before_anything_is_computed(
+    run: Path, settings: Path, tmp_path: Path
+) -> None:
+    missing = tmp_path / "labelled.jsonl"
+    message = refusal("--calibrate", missing, "--safety", settings, "--output", tmp_path)
+    assert f"--output {tmp_path} is a folder, expected a file" in message
+    assert "is a folder, expected a file" in refusal(run, "--output", tmp_path)
+    assert "is a file, expected a folder" in refusal(run, "--safety", settings, "--output", settings)
+
+
+def test_a_second_call_of_one_name_in_a_folder_is_refused(run: Path, settings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with locked(out / ".mine.lock", busy=AssertionError()):
+        message = refusal(run, "--safety", settings, "--output", out)
+    assert "another call writes safety-mine to" in message
 
 
 def test_model_is_missing_but_for_a_calibration(settings: Path) -> None:

@@ -13,6 +13,7 @@ from jaxalign.cli import app
 from jaxalign.config import parse_config
 from jaxalign.data.schema import Message
 from jaxalign.models.sampling import Sampling
+from jaxalign.run import generate
 from jaxalign.run.generate import generate_texts, stop_ids, text_format
 from jaxalign.run.load import load_model
 from jaxalign.run.prompt_file import read_prompt_file
@@ -106,7 +107,22 @@ def test_output_is_whole_or_not_there(model: Path, tmp_path: Path) -> None:
     assert [path.name for path in output.parent.iterdir()] == ["answers.jsonl"]
     (output.parent / "answers.jsonl.partial").write_text("{}\n")
     message = refusal(model, "--prompts", "-", "--output", output, stdin="Why?")
-    assert "answers.jsonl.partial holds what an earlier process had when it ended" in message
+    assert "answers.jsonl.partial holds what another process has so far, or had when it ended" in message
+
+
+def test_output_that_another_process_begins_to_write_is_left_alone(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = tmp_path / "answers.jsonl.partial"
+
+    def load(*given: Any, **options: Any) -> Any:
+        partial.write_text("of another process\n")
+        return load_model(*given, **options)
+
+    monkeypatch.setattr(generate, "load_model", load)
+    message = refusal(model, "--prompts", "-", "--output", tmp_path / "answers.jsonl", stdin="Why?")
+    assert "holds what another process has so far" in message
+    assert partial.read_text() == "of another process\n"
 
 
 def test_folder_as_output_is_refused_before_anything_is_done(model: Path, tmp_path: Path) -> None:
@@ -213,7 +229,9 @@ def test_prompts_that_cannot_be_read_or_answered_are_named(model: Path, tmp_path
         ({"prompt": " "}, "empty text"),
     ):
         (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-        assert problem in refusal(model, "--prompts", tmp_path / "rows.jsonl")
+        found = refusal(model, "--prompts", tmp_path / "rows.jsonl")
+        assert problem in found
+        assert "on_error" not in found  # nothing skips a row here
     chat = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},

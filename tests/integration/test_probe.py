@@ -1,5 +1,6 @@
 """Margins that follow what the model says: judged answers to fixed prompts between two steps of a run."""
 
+import io
 import json
 import logging
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxalign.adaptive import CategoryStats, margin_rule
 from jaxalign.config import ConfigError, parse_config
 from jaxalign.run import probe as probes
+from jaxalign.run.dry_run import dry_run
 from jaxalign.run.probe import make_probe
 from jaxalign.run.setup import prepare
 from jaxalign.run.train import train
@@ -160,6 +163,41 @@ def test_a_category_of_training_pairs_needs_a_prompt_and_one_without_pairs_none(
     config = settings(tmp_path / "all")
     config["data"]["categories"] = [*NAMES, "Arson"]
     assert make_probe(prepare(parse_config(config, "test"), tmp_path / "run", jax.devices()[:1])) is not None
+
+
+def test_the_number_of_prompts_is_of_those_that_are_not_trained_on(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    rows = [{"prompt": row["prompt"], "category": "Violence"} for row in tiny.pairs(9)]
+    with (tmp_path / "probe.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    config["adaptive"]["probe"]["prompts"]["max_prompts"] = 2 * len(NAMES)
+    probe = make_probe(prepare(parse_config(config, "test"), tmp_path / "run", jax.devices()[:1]))
+    assert probe is not None
+    assert probe.categories.sum(axis=0).tolist() == [2.0] * len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every_steps": 5}, "adaptive.probe.every_steps: 5 is not below the 5 steps of this run"),
+        (
+            {"warmup_pairs": 30},
+            "warmup_pairs: 30 answers, but the 2 probes of this run see 12 each, 12 before",
+        ),
+    ],
+)
+def test_probes_that_could_move_no_margin_are_refused(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    config = settings(tmp_path)
+    for name, value in options.items():
+        config["adaptive"]["margin" if name == "warmup_pairs" else "probe"][name] = value
+    parsed = parse_config(config, "test")
+    with pytest.raises(ConfigError, match=message):
+        make_probe(prepare(parsed, tmp_path / "run", jax.devices()[:1]))
+    if "every_steps" in options:
+        with pytest.raises(ConfigError, match=message):
+            dry_run(parsed, tmp_path / "run", Console(file=io.StringIO()))
 
 
 @pytest.mark.parametrize(
