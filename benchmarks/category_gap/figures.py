@@ -10,6 +10,8 @@ from results import Results
 from tables import BASELINES, COMPARISONS
 from world import NAMES
 
+from jaxalign.files import write_whole
+
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -35,12 +37,12 @@ FONT = 'font-family="system-ui, sans-serif" font-size="12"'
 
 def write_figures(folder: Path, plan: Plan, results: Results) -> None:
     """All figures of the tested methods, into the folder."""
-    (folder / "categories.svg").write_text(categories_figure(plan, results))
-    (folder / "settings.svg").write_text(settings_figure(plan, results))
+    write_whole(folder / "categories.svg", categories_figure(plan, results))
+    write_whole(folder / "settings.svg", settings_figure(plan, results))
     for name in plan.methods:
         if "trace/margin" in results.of("test", name)[0]["figures"]:
             title = name.replace(",", "").replace(" ", "_")
-            (folder / f"margins_{title}.svg").write_text(margins_figure(plan, results, name))
+            write_whole(folder / f"margins_{title}.svg", margins_figure(plan, results, name))
 
 
 def svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Puts what a study found where the documentation shows it: `python benchmarks/category_gap/publish.py DIR NAME`.
 
-Tables and test runs go to benchmarks/results/NAME/, figures to docs/figures/NAME_*.svg.
+Tables, settings tried and test runs go to benchmarks/results/NAME/, figures to docs/figures/NAME_*.svg.
 """
 
 import argparse
@@ -12,6 +12,7 @@ FIGURES = {
     "categories.svg": "categories",
     "settings.svg": "settings",
     "margins_cat_dpo_probe.svg": "margins",
+    "margins_cat_dpo_probe_multiplicative.svg": "margins_multiplicative",
 }
 
 
@@ -20,7 +21,7 @@ def publish(folder: Path, name: str, root: Path) -> None:
     results, figures = root / "benchmarks" / "results" / name, root / "docs" / "figures"
     results.mkdir(parents=True, exist_ok=True)
     figures.mkdir(parents=True, exist_ok=True)
-    for file in ("results.md", "runs.csv"):
+    for file in ("results.md", "runs.csv", "tuning.csv"):
         shutil.copyfile(folder / file, results / file)
     for file, title in FIGURES.items():
         shutil.copyfile(folder / file, figures / f"{name}_{title}.svg")

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from ablations import ABLATIONS
+from csv_files import write_csv_files
 from data import epochs
 from figures import write_figures
 from lanes import in_chunks, over_lanes
@@ -114,6 +115,7 @@ def main() -> None:
     with locked(args.output / "lock", busy=busy):
         study = Study(plan, args.output)
         choices, chosen = study.run()
+        write_csv_files(args.output, plan, study.results)
         write_tables(args.output, plan, study.results, choices, chosen)
         write_figures(args.output, plan, study.results)
 

@@ -1,15 +1,16 @@
-"""The study's tables, results.md: means over test seeds with 95 % intervals. And its test runs, runs.csv."""
+"""The study's tables, results.md: means over test seeds with 95 % intervals."""
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from methods import Numbers
 from metrics import SUMMARIES, Interval, interval, summary
-from plan import Choice, Plan, Row
+from plan import Choice, Plan
 from results import Results
 from world import CATEGORIES, NAMES
+
+from jaxalign.files import write_whole
 
 BASELINES = ("dpo", "ipo", "safe_dpo", "group_dro", "simpo", "bfpo", "sacpo")
 COMPARISONS = {  # a method, and what it is compared with
@@ -66,7 +67,8 @@ def write_tables(
         _summary_table(results, tested),
         "## Differences",
         "The method minus each other one on the same seeds, in points; bold where the interval excludes zero, with ! "
-        "where it then is for the worse.",
+        "where it then is for the worse. Each interval stands for itself: nothing is corrected for their number, and "
+        "of twenty differences that are none, one is bold by chance.",
         *[
             part
             for name, others in COMPARISONS.items()
@@ -75,6 +77,9 @@ def write_tables(
         ],
         "## Safe rate by category",
         _category_table(results, tested),
+        "## Margins at the end",
+        "Mean over seeds, nats: what a category's margin adds to the log-ratio that the loss asks for.",
+        _margins_table(results, tested),
         "## What each factor costs",
         "Mean safe rate of the four categories without the difficulty, minus that of the four with it.",
         _factor_table(results, tested),
@@ -88,18 +93,7 @@ def write_tables(
             "At the settings chosen for the method, nothing tuned anew.",
             _summary_table(results, ablated),
         ]
-    (folder / "results.md").write_text("\n\n".join(parts) + "\n")
-    _write_runs(folder / "runs.csv", [row for row in results.shown if row["phase"] != "tune"])
-
-
-def _write_runs(path: Path, rows: Sequence[Row]) -> None:
-    """A line for every run on a test seed: its figures, and the safe rate of each category, as shares."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["phase", "name", "seed", *SUMMARIES, *NAMES])
-        for row in rows:
-            shares = [*summary(row["figures"]).values(), *row["figures"]["safe"]]
-            writer.writerow([row["phase"], row["name"], row["seed"], *[f"{x:.5f}" for x in shares]])
+    write_whole(folder / "results.md", "\n\n".join(parts) + "\n")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -109,8 +103,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _text(found: Interval, *, bold: bool = False) -> str:
-    mean = f"**{found.mean:+.1f}**" if bold else f"{found.mean:.1f}"
-    return f"{mean} ({found.low:.1f} to {found.high:.1f})"
+    """One digit, two where an end that is not zero would look like it."""
+    ends = (found.low, found.high)
+    digits = 2 if found.excludes_zero and any(abs(x) < 0.05 for x in ends) else 1
+    low, high = (f"{x:z.{digits}f}" for x in ends)
+    return f"{f'**{found.mean:+z.{digits}f}**' if bold else f'{found.mean:z.{digits}f}'} ({low} to {high})"
 
 
 def _summary_table(results: Results, runs: Sequence[tuple[str, str]]) -> str:
@@ -143,6 +140,17 @@ def _category_table(results: Results, runs: Sequence[tuple[str, str]]) -> str:
     for phase, name in runs:
         safe = 100 * np.array([row["figures"]["safe"] for row in results.of(phase, name)])
         rows.append([name, *[f"{x:.1f}" for x in safe.mean(axis=0)]])
+    return markdown(["", *NAMES], rows)
+
+
+def _margins_table(results: Results, runs: Sequence[tuple[str, str]]) -> str:
+    rows = []
+    for phase, name in runs:
+        found = results.of(phase, name)
+        if "trace/margin" in found[0]["figures"]:
+            margins = np.mean([row["figures"]["trace/margin"][-1] for row in found], axis=0)
+            beta = found[0]["numbers"]["loss.beta"]
+            rows.append([name, *[f"{x / beta:.1f}" for x in margins]])
     return markdown(["", *NAMES], rows)
 
 

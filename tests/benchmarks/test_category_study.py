@@ -1,10 +1,12 @@
 """The study's book-keeping: what runs, what is kept, how settings are chosen, what is printed."""
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import csv_files
 import metrics
 import numpy as np
 import plan
@@ -13,6 +15,7 @@ import study
 import tables
 from ablations import ABLATIONS, Ablation
 from methods import METHODS, make_objective
+from metrics import Interval
 from results import Results
 from world import K
 
@@ -198,6 +201,37 @@ def test_differences_are_bold_where_their_interval_excludes_zero(tmp_path):
     assert found["helpful"] == "0.0 (0.0 to 0.0)"
     start = lines.index("### b_dpo")
     assert "!" not in "".join(lines[start : start + 6])
+
+
+def test_an_end_near_zero_is_shown_with_two_digits_where_the_interval_excludes_it():
+    assert tables._text(Interval(0.19, 0.005, 0.367), bold=True) == "**+0.19** (0.01 to 0.37)"
+    assert tables._text(Interval(0.19, -0.005, 0.367)) == "0.2 (0.0 to 0.4)"
+
+
+def test_csv_files_have_a_line_a_test_run_and_a_line_a_setting(tmp_path):
+    results = Results(tmp_path, SMALL)
+    for name in SMALL.methods:
+        for setting in range(SMALL.num_settings):
+            for seed in SMALL.validation_seeds:
+                found = figures(0.5 + 0.1 * setting, 0.9)
+                if name == "b_dpo" and setting == 1:
+                    found["general"] = np.float64(np.nan)
+                results.add(plan.Run("tune", name, setting, seed), {"loss.beta": 0.25}, found)
+        for seed in SMALL.test_seeds:
+            results.add(plan.Run("test", name, 0, seed), {"loss.beta": 0.25}, figures(0.6, 0.9))
+    csv_files.write_csv_files(tmp_path, SMALL, results)
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) == len(SMALL.methods) * SMALL.num_test_seeds
+    assert {(row["phase"], row["worst"]) for row in runs} == {("test", "0.60000")}
+    with (tmp_path / "tuning.csv").open(newline="") as file:
+        settings = list(csv.DictReader(file))
+    assert [(row["name"], row["setting"], row["loss.beta"]) for row in settings[:2]] == [
+        ("dpo", "0", "0.25"),
+        ("dpo", "1", "0.25"),
+    ]
+    assert [row["worst"] for row in settings if row["name"] == "dpo"] == ["0.50000", "0.60000"]
+    assert [row["worst"] for row in settings if row["name"] == "b_dpo"] == ["0.50000", ""]
 
 
 # Ablations
