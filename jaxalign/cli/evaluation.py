@@ -101,13 +101,12 @@ def _evaluate_safety(
     labelled: Path | None,
     output: Path | None,
 ) -> None:
-    from rich.markdown import Markdown
-
     from jaxalign.config import load_settings
     from jaxalign.evaluation.settings import SafetyConfig
     from jaxalign.files import write_json
     from jaxalign.run.calibration import print_calibration
     from jaxalign.run.safety import calibrate_judge, evaluate_safety
+    from jaxalign.run.summary import Figures
 
     config = load_settings(SafetyConfig, file, overrides or [])
     if labelled is not None:
@@ -119,9 +118,9 @@ def _evaluate_safety(
         return
     assert model is not None
     found = evaluate_safety(model, config, name=file.stem, step=step, baseline=baseline, output=output)
-    Console().print(Markdown(found.result.markdown()))
+    Console().print(Figures(found.result.markdown()))
     if found.comparison is not None:
-        Console().print(Markdown(found.comparison.markdown()))
+        Console().print(Figures(found.comparison.markdown()))
     Console().print(f"written to {found.folder}", markup=False)
 
 

@@ -1,9 +1,11 @@
 """Tables for people: held-out figures per category, before and after."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import Markdown, TableElement
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +17,23 @@ EXPLANATION = (
     "accuracy: chosen preferred to rejected, against the reference (a tie is one half); gap: beta * (log-ratio of "
     "chosen - of rejected); unsafe: share of pairs with the gap below the threshold"
 )
+
+
+class _FoldedTable(TableElement):
+    """A table whose long words go on in the next line: cut, names of categories may look alike."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for part in super().__rich_console__(console, options):
+            if isinstance(part, Table):
+                for column in part.columns:
+                    column.overflow = "fold"
+            yield part
+
+
+class Figures(Markdown):
+    """Markdown on a terminal, with nothing cut off."""
+
+    elements: ClassVar = {**Markdown.elements, "table_open": _FoldedTable}
 
 
 def print_report(report: PreferenceReport, console: Console) -> None:

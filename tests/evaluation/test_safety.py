@@ -1,6 +1,7 @@
 """The whole result of one model: what is in it, its JSON and Markdown, and what its notes say."""
 
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
 from jaxalign.evaluation.answerer import Answerer
 from jaxalign.evaluation.answers import AnswersError
@@ -17,6 +19,7 @@ from jaxalign.evaluation.helpfulness import HelpfulnessScores
 from jaxalign.evaluation.judge_accuracy import judge_accuracy
 from jaxalign.evaluation.result import SafetyResult, result_schema
 from jaxalign.evaluation.safety import evaluate_answers
+from jaxalign.run.summary import Figures
 from tests.evaluation.judged import JUDGE, accuracy_of, answers_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -112,6 +115,17 @@ def test_one_category_has_no_gap_to_show():
     text = evaluate_answers(answers_of(("s", "theft"), ("u", "theft")), num_resamples=100).markdown()
     assert "| gap, best to worst | - (one category) |" in text
     assert "expected if all were equal" in evaluate_answers(ANSWERS, num_resamples=100).markdown()
+
+
+def test_a_narrow_terminal_shows_names_of_categories_whole():
+    names = ("contrast_safe_contexts_of_all_kinds", "contrast_safe_contexts_of_no_kind")
+    text = evaluate_answers(answers_of(("s", names[0]), ("u", names[1])), num_resamples=100).markdown()
+    console = Console(width=70, record=True, file=io.StringIO())
+    console.print(Figures(text))
+    shown = console.export_text()
+    assert "\u2026" not in shown
+    first_column = "".join(line[:14].strip() for line in shown.splitlines())
+    assert all(name in first_column for name in names)
 
 
 def test_markdown_names_the_judge_its_limits_and_every_category(result):
