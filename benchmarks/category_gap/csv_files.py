@@ -5,8 +5,9 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from choosing import scores_of_settings
 from metrics import SUMMARIES, summary
-from plan import Plan, Row, scores_of_settings
+from plan import Plan, Row
 from results import Results
 from world import NAMES
 
@@ -27,19 +28,21 @@ def _run(row: Row) -> dict[str, object]:
 
 
 def _settings(plan: Plan, results: Results) -> list[dict[str, object]]:
-    """Every setting that was tried: its numbers, and means over the validation seeds; none where a run failed."""
+    """Every setting that was tried: its numbers, and means over the screening seeds; no means where a run failed.
+
+    Finalists have a second line, with means over all validation seeds.
+    """
     numbers = {
         (row["name"], row["setting"]): row["numbers"] for row in results.rows if row["phase"] == "tune"
     }
     options = dict.fromkeys(name for found in numbers.values() for name in found)
     lines: list[dict[str, object]] = []
     for method in plan.methods:
-        for setting, scores in enumerate(scores_of_settings(plan, results.rows, method)):
-            given = numbers[method, setting]
-            shown = {name: f"{scores[name]:.5f}" if scores[name] > -1e9 else "" for name in SUMMARIES}
-            lines.append(
-                {"name": method, "setting": setting} | {name: given.get(name, "") for name in options} | shown
-            )
+        for seeds in (plan.screening_seeds, plan.validation_seeds):
+            for setting, scores in scores_of_settings(results.rows, method, seeds).items():
+                given = {name: numbers[method, setting].get(name, "") for name in options}
+                shown = {name: f"{scores[name]:.5f}" if scores[name] > -1e9 else "" for name in SUMMARIES}
+                lines.append({"name": method, "setting": setting, "seeds": len(seeds)} | given | shown)
     return lines
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from plan import Plan, scores_of_settings
+from choosing import scores_of_settings
+from plan import Plan
 from results import Results
 from tables import BASELINES, COMPARISONS
 from world import NAMES
@@ -121,8 +122,8 @@ def settings_figure(plan: Plan, results: Results) -> str:
     parts += [text(52, y_place(v) + 4, f"{v:.0f}", anchor="end") for v in np.arange(bottom, 101, 10)]
     parts += [text(300, 436, "helpful answers to benign prompts, %", anchor="middle")]
     for i, name in enumerate(names):
-        scores = scores_of_settings(plan, results.rows, name)
-        points = [(100 * one["helpful"], 100 * one["worst"]) for one in scores]
+        scores = scores_of_settings(results.rows, name, plan.screening_seeds)
+        points = [(100 * one["helpful"], 100 * one["worst"]) for one in scores.values()]
         shown = sorted(p for p in points if p[0] >= lowest and p[1] >= bottom)
         front = [p for p in shown if not any(q[0] >= p[0] and q[1] > p[1] for q in shown)]
         path = " ".join(f"{x_place(x):.1f},{y_place(y):.1f}" for x, y in front)
@@ -131,7 +132,7 @@ def settings_figure(plan: Plan, results: Results) -> str:
         parts += [dot(x_place(x), y_place(y), COLOURS[i], label=name, radius=2.5) for x, y in shown]
         parts += [dot(556, 66 + 22 * i, COLOURS[i]), text(566, 70 + 22 * i, f"{name} ({len(shown)})")]
     parts += [text(556, 70 + 22 * len(names), "(settings in the picture)", fill="#666")]
-    return svg(880, 450, "Safe rate of the worst category, %: settings tried, on validation seeds", parts)
+    return svg(880, 450, "Safe rate of the worst category, %: settings tried, on the screening seeds", parts)
 
 
 def margins_figure(plan: Plan, results: Results, name: str) -> str:

@@ -14,12 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 from ablations import ABLATIONS
+from choosing import Choice, choose_finalists, choose_settings
 from csv_files import write_csv_files
 from data import epochs
 from figures import write_figures
 from lanes import in_chunks, over_lanes
 from methods import METHODS, Method, Numbers
-from plan import SUBSET, Choice, Plan, Run, choose_settings, with_rare
+from plan import SUBSET, Plan, Run, with_rare
 from problem import Problem, load_problems
 from results import Results
 from tables import write_tables
@@ -44,7 +45,11 @@ class Study:
         plan = self.plan
         drawn = {name: METHODS[name].drawn(plan.num_settings) for name in plan.methods}
         for name in plan.methods:
-            self.finish(METHODS[name], [(run, drawn[name][run.setting]) for run in plan.tuning(name)])
+            self.finish(METHODS[name], [(run, drawn[name][run.setting]) for run in plan.screening(name)])
+        finalists = choose_finalists(plan, self.results.rows)
+        for name in plan.methods:
+            runs = plan.finals(name, finalists[name])
+            self.finish(METHODS[name], [(run, drawn[name][run.setting]) for run in runs])
         choices = choose_settings(plan, self.results.rows)
         chosen = {name: drawn[name][choices[name].setting] for name in plan.methods}
         for name in plan.methods:

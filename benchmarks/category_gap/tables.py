@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from choosing import Choice
 from methods import Numbers
 from metrics import SUMMARIES, Interval, interval, summary
-from plan import Choice, Plan
+from plan import Plan
 from results import Results
 from world import CATEGORIES, NAMES
 
@@ -84,7 +85,9 @@ def write_tables(
         "Mean safe rate of the four categories without the difficulty, minus that of the four with it.",
         _factor_table(results, tested),
         "## Chosen settings",
-        "Chosen on the validation seeds; in brackets how many of the settings tried were as helpful as dpo allows.",
+        "Chosen on the validation seeds; in brackets how many of the settings screened were as helpful as dpo allows, and "
+        "how often the choice is the same when the validation seeds are resampled. Intervals above are of the setting "
+        "that was chosen: that another one might have been is not in them.",
         _settings_list(plan, choices, chosen),
     ]
     if ablated:
@@ -177,8 +180,9 @@ def _factor_table(results: Results, runs: Sequence[tuple[str, str]]) -> str:
 def _settings_list(plan: Plan, choices: dict[str, Choice], chosen: dict[str, Numbers]) -> str:
     lines = []
     for name, numbers in chosen.items():
-        count = choices[name].num_helpful
-        how = "" if count else ", chosen among those nearly as helpful as its most helpful one"
+        choice = choices[name]
+        how = ", chosen among those nearly as helpful as its most helpful one" if choice.own_floor else ""
         settings = ", ".join(f"{key} {x:g}" for key, x in numbers.items())
-        lines.append(f"* {name} ({count} of {plan.num_settings}{how}): {settings}")
+        share = f"{choice.num_helpful} of {plan.num_settings}; {100 * choice.sureness:.0f} %"
+        lines.append(f"* {name} ({share}{how}): {settings}")
     return "\n".join(lines)
