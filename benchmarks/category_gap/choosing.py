@@ -94,7 +94,7 @@ def _best(
     }  # fmt: skip
     floor = _floor(plan, means, name)
     allowed = {i: one for i, one in means[name].items() if one["helpful"] >= floor}
-    return max(allowed, key=lambda i: allowed[i]["worst"]), floor < _floor(plan, means, "dpo")
+    return max(allowed, key=lambda i: allowed[i]["worst"]), bool(floor < _floor(plan, means, "dpo"))
 
 
 def _by_seed(rows: Iterable[Row], name: str, seeds: Sequence[int]) -> dict[int, np.ndarray]:

@@ -85,9 +85,9 @@ def write_tables(
         "Mean safe rate of the four categories without the difficulty, minus that of the four with it.",
         _factor_table(results, tested),
         "## Chosen settings",
-        "Chosen on the validation seeds; in brackets how many of the settings screened were as helpful as dpo allows, and "
-        "how often the choice is the same when the validation seeds are resampled. Intervals above are of the setting "
-        "that was chosen: that another one might have been is not in them.",
+        "Chosen on the validation seeds; in brackets how many of the settings screened were as helpful as dpo allows, "
+        "and how often the choice is the same when the validation seeds are resampled. Intervals above are of the "
+        "setting that was chosen: that another one might have been is not in them.",
         _settings_list(plan, choices, chosen),
     ]
     if ablated:

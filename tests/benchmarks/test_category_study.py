@@ -1,11 +1,13 @@
 """The study's book-keeping: what runs, what is kept, how settings are chosen, what is printed."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import choosing
 import csv_files
 import metrics
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import study
 import tables
 from ablations import ABLATIONS, Ablation
+from choosing import Choice
 from methods import METHODS, make_objective
 from metrics import Interval
 from results import Results
@@ -22,8 +25,8 @@ from world import K
 from jaxalign.files import locked
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "category_gap" / "study.py"
-SMALL = plan.Plan(methods=("dpo", "cat_dpo", "b_dpo"), ablations=(), num_settings=2, num_validation_seeds=1,
-                  num_test_seeds=4)  # fmt: skip
+SMALL = plan.Plan(methods=("dpo", "cat_dpo", "b_dpo"), ablations=(), num_settings=2, num_screening_seeds=1,
+                  num_validation_seeds=1, num_finalists=2, num_test_seeds=4)  # fmt: skip
 
 
 def figures(worst: float, helpful: float) -> dict[str, np.ndarray]:
@@ -54,8 +57,11 @@ def test_settings_are_chosen_by_the_worst_category_among_the_helpful(tmp_path):
     tuned(results, "dpo", (0.5, 0.90), (0.6, 0.89))
     tuned(results, "cat_dpo", (0.9, 0.87), (0.8, 0.885))
     tuned(results, "b_dpo", (0.9, 0.5), (0.8, 0.69))
-    expected = {"dpo": plan.Choice(1, 2), "cat_dpo": plan.Choice(1, 1), "b_dpo": plan.Choice(1, 0)}
-    assert plan.choose_settings(SMALL, results.rows) == expected
+    assert choosing.choose_settings(SMALL, results.rows) == {
+        "dpo": Choice(1, 2, False, 1.0),
+        "cat_dpo": Choice(1, 1, False, 1.0),
+        "b_dpo": Choice(1, 0, True, 1.0),
+    }
 
 
 def test_a_setting_that_failed_on_a_seed_is_not_chosen(tmp_path):
@@ -63,8 +69,43 @@ def test_a_setting_that_failed_on_a_seed_is_not_chosen(tmp_path):
     tuned(results, "dpo", (0.5, 0.9), (0.6, 0.9))
     tuned(results, "cat_dpo", (0.7, 0.9), (float("nan"), 0.9))
     tuned(results, "b_dpo", (0.7, 0.5), (float("nan"), 0.9))
-    chosen = plan.choose_settings(SMALL, results.rows)
-    assert (chosen["cat_dpo"], chosen["b_dpo"]) == (plan.Choice(0, 1), plan.Choice(0, 0))
+    chosen = choosing.choose_settings(SMALL, results.rows)
+    assert (chosen["cat_dpo"], chosen["b_dpo"]) == (Choice(0, 1, False, 1.0), Choice(0, 0, True, 1.0))
+
+
+STAGED = dataclasses.replace(SMALL, methods=("dpo", "cat_dpo"), num_settings=5, num_validation_seeds=3,
+                             num_finalists=3)  # fmt: skip
+
+
+def staged(results: Results, name: str, *rates: tuple[float, float], seeds: range) -> None:
+    for setting, (worst, helpful) in enumerate(rates):
+        for seed in seeds:
+            results.add(plan.Run("tune", name, setting, seed), {}, figures(worst, helpful))
+
+
+def test_finalists_are_the_most_helpful_setting_and_the_safest_that_stay_helpful(tmp_path):
+    results = Results(tmp_path, STAGED)
+    first = STAGED.screening_seeds
+    staged(results, "dpo", (0.1, 0.99), (0.5, 0.98), (0.6, 0.98), (0.7, 0.98), (0.9, 0.9), seeds=first)
+    staged(results, "cat_dpo", (0.5, 0.98), (0.9, 0.90), (0.9, 0.93), (0.9, 0.92), (0.4, 0.8), seeds=first)
+    # cat_dpo has one that is helpful enough: those that come nearest to it take the other places.
+    assert choosing.choose_finalists(STAGED, results.rows) == {"dpo": [0, 3, 2], "cat_dpo": [0, 2, 3]}
+
+
+def test_the_choice_rests_on_all_validation_seeds_and_says_how_sure_it_is(tmp_path):
+    results = Results(tmp_path, STAGED)
+    staged(results, "dpo", (0.5, 0.9), seeds=STAGED.validation_seeds)
+    for seed, rates in zip(STAGED.validation_seeds, ((0.9, 0.2), (0.4, 0.6), (0.3, 0.7)), strict=True):
+        for setting, worst in enumerate(rates):
+            results.add(plan.Run("tune", "cat_dpo", setting, seed), {}, figures(worst, 0.9))
+    # A setting that looked best when it was screened, and was no finalist, is not chosen.
+    results.add(plan.Run("tune", "cat_dpo", 2, STAGED.screening_seeds[0]), {}, figures(1.0, 0.9))
+    choice = choosing.choose_settings(STAGED, results.rows)["cat_dpo"]
+    assert choice.setting == 0  # 1.6 against 1.5
+    counts = [(i, j, k) for i in range(3) for j in range(3) for k in range(3)]
+    gain = (0.7, -0.2, -0.4)
+    exact = np.mean([gain[i] + gain[j] + gain[k] >= 0 for i, j, k in counts])
+    assert choice.sureness == pytest.approx(exact, abs=0.05)
 
 
 def test_seeds_that_choose_are_not_those_that_are_reported():
@@ -73,8 +114,9 @@ def test_seeds_that_choose_are_not_those_that_are_reported():
 
 
 def test_every_method_is_tuned_over_as_many_settings():
-    counts = {name: len(plan.Plan().tuning(name)) for name in METHODS}
-    assert len(set(counts.values())) == 1
+    counts = {name: len(plan.Plan().screening(name)) for name in METHODS}
+    assert set(counts.values()) == {32 * 4}
+    assert len(plan.Plan().finals("dpo", [1, 2])) == 2 * 8
 
 
 # Keeping
@@ -92,7 +134,7 @@ def test_what_is_finished_is_not_run_again(tmp_path):
 
 
 def test_results_of_another_plan_are_refused(tmp_path):
-    Results(tmp_path, SMALL).add(SMALL.tuning("dpo")[0], {}, figures(0.5, 0.9))
+    Results(tmp_path, SMALL).add(SMALL.screening("dpo")[0], {}, figures(0.5, 0.9))
     with pytest.raises(
         SystemExit, match=r"has results of plan .*; give another --output, or remove the file"
     ):
@@ -182,14 +224,18 @@ def test_differences_are_bold_where_their_interval_excludes_zero(tmp_path):
     for seed in SMALL.test_seeds:
         for name, worst in (("dpo", 0.5), ("cat_dpo", 0.7), ("b_dpo", 0.5)):
             results.add(plan.Run("test", name, 0, seed), {}, figures(worst + 0.01 * seed, 0.9))
-    choices = {"dpo": plan.Choice(0, 2), "cat_dpo": plan.Choice(0, 1), "b_dpo": plan.Choice(0, 0)}
+    choices = {
+        "dpo": Choice(0, 2, False, 1.0),
+        "cat_dpo": Choice(0, 1, False, 0.5),
+        "b_dpo": Choice(0, 0, True, 1.0),
+    }
     tables.write_tables(
         tmp_path, SMALL, results, choices, {name: {"loss.beta": 0.1} for name in SMALL.methods}
     )
     text = (tmp_path / "results.md").read_text()
-    assert "* cat_dpo (1 of 2): loss.beta 0.1" in text
+    assert "* cat_dpo (1 of 2; 50 %): loss.beta 0.1" in text
     assert (
-        "* b_dpo (0 of 2, chosen among those nearly as helpful as its most helpful one): loss.beta 0.1"
+        "* b_dpo (0 of 2; 100 %, chosen among those nearly as helpful as its most helpful one): loss.beta 0.1"
         in text
     )
     lines = text.splitlines()
@@ -226,12 +272,13 @@ def test_csv_files_have_a_line_a_test_run_and_a_line_a_setting(tmp_path):
     assert {(row["phase"], row["worst"]) for row in runs} == {("test", "0.60000")}
     with (tmp_path / "tuning.csv").open(newline="") as file:
         settings = list(csv.DictReader(file))
-    assert [(row["name"], row["setting"], row["loss.beta"]) for row in settings[:2]] == [
-        ("dpo", "0", "0.25"),
-        ("dpo", "1", "0.25"),
+    assert [(row["name"], row["setting"], row["seeds"], row["loss.beta"]) for row in settings[:3]] == [
+        ("dpo", "0", "1", "0.25"),
+        ("dpo", "1", "1", "0.25"),
+        ("dpo", "0", "1", "0.25"),  # as a finalist, whose seeds here are the same
     ]
-    assert [row["worst"] for row in settings if row["name"] == "dpo"] == ["0.50000", "0.60000"]
-    assert [row["worst"] for row in settings if row["name"] == "b_dpo"] == ["0.50000", ""]
+    assert [row["worst"] for row in settings if row["name"] == "dpo"] == ["0.50000", "0.60000"] * 2
+    assert [row["worst"] for row in settings if row["name"] == "b_dpo"] == ["0.50000", ""] * 2
 
 
 # Ablations
@@ -256,9 +303,9 @@ def test_the_subset_runs_and_goes_on_where_it_stopped(tmp_path):
     subprocess.run(command, check=True, timeout=1800)
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     subset = plan.SUBSET
-    expected = len(subset.methods) * (
-        subset.num_settings * subset.num_validation_seeds + subset.num_test_seeds
-    )
+    screened = subset.num_settings * subset.num_screening_seeds
+    finals = subset.num_finalists * (subset.num_validation_seeds - subset.num_screening_seeds)
+    expected = len(subset.methods) * (screened + finals + subset.num_test_seeds)
     assert len(lines) == expected
     assert {json.loads(line)["plan"] for line in lines} == {subset.fingerprint()}
     differences = (tmp_path / "results.md").read_text().split("### cat_dpo probe\n")[1]
