@@ -7,7 +7,6 @@ import yaml
 from pydantic import ValidationError
 
 from jaxalign.config import ConfigError, dump_config, load_config, parse_config
-from tests import tiny
 
 LOSS_SECTIONS = [
     {"name": "dpo"},
@@ -16,12 +15,6 @@ LOSS_SECTIONS = [
     {"name": "b_dpo", "beta": 0.05},
     {"name": "cat_b_dpo", "margin_reduce": "sum"},
 ]
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    """Valid plain settings."""
-    return tiny.run_settings(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
