@@ -77,7 +77,7 @@ def dot(x: float, y: float, colour: str, *, label: str = "", radius: float = 4.5
 
 def categories_figure(plan: Plan, results: Results) -> str:
     """A row a method: a dot for the mean safe rate of each category, with the number of the worst one."""
-    left, right, top, row = 210.0, 760.0, 66.0, 26.0
+    left, right, top, row = 290.0, 840.0, 66.0, 26.0
     rates = {
         name: 100 * np.mean([r["figures"]["safe"] for r in results.of("test", name)], axis=0)
         for name in plan.methods
@@ -99,10 +99,10 @@ def categories_figure(plan: Plan, results: Results) -> str:
         parts += [dot(place(x), y, COLOURS[k], label=f"{NAMES[k]}: {x:.1f} %") for k, x in enumerate(rate)]
         parts += [text(place(rate.min()) - 8, y + 4, str(1 + rate.argmin()), anchor="end")]
     for k, name in enumerate(NAMES):
-        x, y = 20 + 196 * (k % 4), bottom + 14 + 20 * (k // 4)
+        x, y = 20 + 212 * (k % 4), bottom + 14 + 20 * (k // 4)
         parts += [dot(x, y - 4, COLOURS[k]), text(x + 9, y, f"{k + 1} {name}")]
     return svg(
-        800, bottom + 50, "Safe rate of each harm category, mean over seeds; the number is the worst", parts
+        880, bottom + 50, "Safe rate of each harm category, mean over seeds; the number is the worst", parts
     )
 
 
