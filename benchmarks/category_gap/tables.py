@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from choosing import Choice
+from maximum import FIGURES, differences_by_maximum
 from methods import Numbers
 from metrics import SUMMARIES, Interval, interval, summary
 from plan import Plan
@@ -81,6 +82,10 @@ def write_tables(
         "## Margins at the end",
         "Mean over seeds, nats: what a category's margin adds to the log-ratio that the loss asks for.",
         _margins_table(results, tested),
+        "## Maximum of the margins",
+        "All settings that were tried, on the screening seeds: minus plain dpo at the same learning rate and beta, in "
+        "points; means with 95 % intervals over settings.",
+        _maximum_table(plan, results),
         "## What each factor costs",
         "Mean safe rate of the four categories without the difficulty, minus that of the four with it.",
         _factor_table(results, tested),
@@ -155,6 +160,15 @@ def _margins_table(results: Results, runs: Sequence[tuple[str, str]]) -> str:
             beta = found[0]["numbers"]["loss.beta"]
             rows.append([name, *[f"{x / beta:.1f}" for x in margins]])
     return markdown(["", *NAMES], rows)
+
+
+def _maximum_table(plan: Plan, results: Results) -> str:
+    found = differences_by_maximum(plan, results)
+    rows = [
+        [name, str(count), *[_text(shown, bold=shown.excludes_zero) for shown in of_band.values()]]
+        for name, (count, of_band) in found.items()
+    ]
+    return markdown(["maximum", "settings", *FIGURES.values()], rows)
 
 
 FACTORS: dict[str, Callable[..., bool]] = {

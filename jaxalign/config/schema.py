@@ -57,7 +57,7 @@ class MarginSettings(Settings):
 
     initial: float = 0.0
     minimum: float = 0.0
-    maximum: float = 2.0
+    maximum: float = 0.5
     step_size: float = 0.1
     ema_rate: float = 0.1
     target_rate: float | dict[str, float] = Field(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import choosing
 import csv_files
+import maximum
 import metrics
 import numpy as np
 import plan
@@ -117,6 +118,21 @@ def test_every_method_is_tuned_over_as_many_settings():
     counts = {name: len(plan.Plan().screening(name)) for name in METHODS}
     assert set(counts.values()) == {32 * 4}
     assert len(plan.Plan().finals("dpo", [1, 2])) == 2 * 8
+
+
+def test_what_a_maximum_does_is_told_from_dpo_at_the_same_setting(tmp_path):
+    results = Results(tmp_path, STAGED)
+    first = STAGED.screening_seeds
+    staged(results, "dpo", (0.5, 0.9), (0.6, 0.8), (0.5, 0.9), (0.5, 0.9), (float("nan"), 0.9), seeds=first)
+    for setting, bound in enumerate((2.0, 3.0, 3.9, 4.0, 3.0)):
+        run = plan.Run("tune", "cat_dpo", setting, first[0])
+        results.add(run, {"margin.maximum_nats": bound}, figures((0.6, 0.8, 0.8, 0.1, 0.1)[setting], 0.7))
+    by_band = maximum.differences_by_maximum(STAGED, results)
+    counts = {name: count for name, (count, _) in by_band.items()}
+    assert counts == {"cat_dpo, 2 to 4 nats": 3, "cat_dpo, all": 4}  # one has no dpo to compare with
+    found = by_band["cat_dpo, 2 to 4 nats"][1]
+    assert found["worst"].mean == pytest.approx(100 * (0.1 + 0.2 + 0.3) / 3)
+    assert found["helpful"].mean == pytest.approx(100 * (-0.2 - 0.1 - 0.2) / 3)
 
 
 # Keeping

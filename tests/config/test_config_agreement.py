@@ -41,7 +41,7 @@ def test_adaptive_section_that_the_loss_does_not_read_is_refused(settings, loss,
         (
             "margin",
             {"initial": 3.0},
-            "adaptive.margin.initial=3.0 is not between minimum=0.0 and maximum=2.0",
+            "adaptive.margin.initial=3.0 is not between minimum=0.0 and maximum=0.5",
         ),
         ("margin", {"ema_rate": 0.0}, "adaptive.margin.ema_rate=0.0 must be above 0"),
         ("margin", {"target_rate": 1.5}, "adaptive.margin.target_rate=1.5 must lie between 0 and 1"),

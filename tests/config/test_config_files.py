@@ -61,7 +61,7 @@ def test_dump_of_every_optional_section_reads_back_as_the_same(tmp_path, setting
 def test_dump_writes_every_default_out(settings):
     dumped = yaml.safe_load(dump_config(parse_config(settings, "test")))
     assert dumped["optimizer"]["b2"] == 0.999
-    assert dumped["adaptive"]["margin"]["maximum"] == 2.0
+    assert dumped["adaptive"]["margin"]["maximum"] == 0.5
     assert dumped["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
 
 
