@@ -15,7 +15,7 @@ from model import DECODER, Params, answer_rates, lay_out, response_logps
 from problem import Pairs, Problem
 from world import PAD, K
 
-from jaxalign.adaptive import CategoryStats, margin_rule
+from jaxalign.adaptive import CategoryStats, margin_rule, restart_rates
 from jaxalign.batch import PairBatch
 from jaxalign.training.logps import pair_logps
 from jaxalign.training.objective import Objective
@@ -116,7 +116,8 @@ def _train(
     def segment(state: TrainState, order: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         if method.signal != "implicit":
             stats = probe(state, problem, budget)
-            state = follow_probe(objective, state, pooled(stats) if method.one_category else stats)
+            stats = pooled(stats) if method.one_category else stats
+            state = follow_probe(objective, state, stats, corrects=method.signal == "both")
         state, losses = jax.lax.scan(advance, state, order)
         return state, {"loss": losses.mean(), **_margins(state)}
 
@@ -153,8 +154,11 @@ def pooled(stats: CategoryStats) -> CategoryStats:
     return CategoryStats(*[jnp.full(K, x.mean()) for x in (stats.violations, stats.pairs)])
 
 
-def follow_probe(objective: Objective, state: TrainState, stats: CategoryStats) -> TrainState:
-    """The state with the margins moved by a probe."""
+def follow_probe(
+    objective: Objective, state: TrainState, stats: CategoryStats, *, corrects: bool = False
+) -> TrainState:
+    """The state with the margins moved by a probe, which `corrects` the rates of the pairs beside it."""
     rule = margin_rule(objective.rule_configs["margin"])
-    adaptive = {**state.adaptive, "margin": rule.update(stats, state.adaptive["margin"])}
-    return dataclasses.replace(state, adaptive=adaptive)
+    before = state.adaptive["margin"]
+    margin = rule.update(stats, restart_rates(stats, before) if corrects else before)
+    return dataclasses.replace(state, adaptive={**state.adaptive, "margin": margin})

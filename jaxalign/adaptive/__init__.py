@@ -21,7 +21,7 @@ from jaxalign.adaptive.beta_dpo import (
 )
 from jaxalign.adaptive.composite import composite_rule
 from jaxalign.adaptive.group_dro import GroupDroConfig, GroupDroState, group_dro_rule, group_weights
-from jaxalign.adaptive.margin import MarginConfig, MarginState, margin_rule, pair_margins
+from jaxalign.adaptive.margin import MarginConfig, MarginState, margin_rule, pair_margins, restart_rates
 from jaxalign.adaptive.rule import AdaptiveRule
 from jaxalign.adaptive.running_mean import (
     KlConfig,
@@ -84,6 +84,7 @@ __all__ = [
     "pair_margins",
     "power_weights",
     "ratio_weights",
+    "restart_rates",
     "reward_shift_rule",
     "softmax_weights",
 ]

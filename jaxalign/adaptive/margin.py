@@ -176,7 +176,7 @@ def margin_rule(config: MarginConfig) -> AdaptiveRule[MarginState, CategoryStats
 
     def update(stats: CategoryStats, state: MarginState) -> MarginState:
         stats, _ = read_sums(stats, violations=shape, pairs=shape)
-        present = (stats.pairs > 0) & jnp.isfinite(stats.pairs) & jnp.isfinite(stats.violations)
+        present = _present(stats)
         newest = stats.violations / jnp.where(present, stats.pairs, 1.0)
         seen = state.num_seen > 0
         rate = running_mean(
@@ -209,6 +209,43 @@ def _with_mean(margin: jax.Array, config: MarginConfig) -> jax.Array:
     means = jnp.mean(jnp.clip(margin[None, :] + shifts[:, None], config.minimum, config.maximum), axis=1)
     shift = jnp.interp(jnp.asarray(config.normalize_mean, jnp.float32), means, shifts)
     return jnp.clip(margin + shift, config.minimum, config.maximum)
+
+
+def restart_rates(stats: CategoryStats, state: MarginState) -> MarginState:
+    """Set the running violation rates to those of better statistics, such as judged answers between batches of pairs.
+
+    v_k <- violations_k / pairs_k for every category with pairs in the statistics, finite ones; all else is kept.
+    An update with the same statistics that follows leaves the rate there and moves the margin by it. So a signal that
+    is cheap and drifts can be corrected by one that is rare and right.
+
+    Args:
+      stats: sums of the better signal, `[K]` each.
+      state: state of a margin rule.
+
+    Returns:
+      The state with these rates.
+
+    Raises:
+      ValueError: if the statistics have another shape than the state.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = margin_rule(MarginConfig(num_categories=2, initial=0.0, minimum=0.0, maximum=1.0, step_size=0.5,
+      ...                                 ema_rate=0.1, target_rate=0.25))
+      >>> answers = CategoryStats(violations=jnp.array([3.0, 0.0]), pairs=jnp.array([4.0, 0.0]))
+      >>> restart_rates(answers, rule.init()).violation_rate.tolist()
+      [0.75, 0.0]
+    """
+    shape = state.violation_rate.shape
+    stats, _ = read_sums(stats, violations=shape, pairs=shape)
+    present = _present(stats)
+    rate = stats.violations / jnp.where(present, stats.pairs, 1.0)
+    return dataclasses.replace(state, violation_rate=jnp.where(present, rate, state.violation_rate))
+
+
+def _present(stats: CategoryStats) -> jax.Array:
+    """`[K]` bool: the categories that have pairs and finite sums."""
+    return (stats.pairs > 0) & jnp.isfinite(stats.pairs) & jnp.isfinite(stats.violations)
 
 
 def pair_margins(

@@ -11,12 +11,13 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxalign.adaptive import CategoryStats, MarginState, margin_rule
+from jaxalign.adaptive import CategoryStats, MarginState, margin_rule, restart_rates
 from jaxalign.config import Config, ConfigError
 from jaxalign.evaluation.judges.interface import Judgements
 from jaxalign.parallel import agree_on_number, replicated
 from jaxalign.run.interview import Interview, make_interview, warn_of_missing
 from jaxalign.run.setup import Run
+from jaxalign.training.metrics import adaptive_figures
 from jaxalign.training.state import TrainState
 from jaxalign.training.step_log import Figures
 
@@ -59,7 +60,13 @@ class Probe:
                 "probes took %.0f s, adaptive.probe.max_seconds is %g: no more are made", self.seconds, limit
             )
         figures = self._figures(stats, num_samples * self.categories.sum(axis=0), judgements)
-        return state, figures | {"probe/seconds_taken": taken}
+        return state, figures | self._margins(state) | {"probe/seconds_taken": taken}
+
+    def _margins(self, state: TrainState) -> Figures:
+        """Figures of the adaptive state after the probe, in place of those that the step had before it."""
+        run = self.interview.run
+        figures = jax.device_get(run.program.objective.figures(jax.device_get(state.adaptive)))
+        return dict(adaptive_figures(figures, run.data.train.category_names))
 
     def _figures(self, stats: CategoryStats, answers: np.ndarray, judgements: Judgements) -> Figures:
         names = self.interview.run.data.train.category_names
@@ -111,8 +118,15 @@ def make_probe(run: Run) -> Probe | None:
     if run.config.adaptive.signal == "probe":
         _check_warmup(run, float(categories.sum()) * config.answers.num_samples)
     rule = margin_rule(run.program.objective.rule_configs["margin"])
-    update = jax.jit(rule.update, out_shardings=replicated(run.program.mesh))
-    return Probe(interview, categories, config.max_seconds, update)
+    corrects = (
+        run.config.adaptive.signal == "both"
+    )  # the rates of pairs, which have drifted since the last probe
+
+    def update(stats: CategoryStats, state: MarginState) -> MarginState:
+        return rule.update(stats, restart_rates(stats, state) if corrects else state)
+
+    jitted = jax.jit(update, out_shardings=replicated(run.program.mesh))
+    return Probe(interview, categories, config.max_seconds, jitted)
 
 
 def _check_warmup(run: Run, seen_per_probe: float) -> None:

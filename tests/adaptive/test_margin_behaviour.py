@@ -15,6 +15,7 @@ from jaxalign.adaptive import (
     margin_rule,
     pair_margins,
     ratio_weights,
+    restart_rates,
 )
 from jaxalign.losses import cat_b_dpo_loss, cat_dpo_loss
 
@@ -50,6 +51,28 @@ def test_category_held_below_its_target_reaches_minimum_monotonically(update):
     assert (np.diff(margins, axis=0) <= 0).all()
     assert (margins[1] < margins[0]).all()
     np.testing.assert_array_equal(margins[-1], [CONFIG.minimum] * 4)
+
+
+def test_restarted_rates_are_those_of_the_better_statistics_and_steer_what_follows():
+    rule = margin_rule(CONFIG)
+    four = jnp.full(4, 100.0)
+    drifted = rule.update(CategoryStats(90 * jnp.ones(4), four), rule.init())
+    answers = CategoryStats(jnp.array([0.0, 5.0, jnp.nan, 50.0]), jnp.array([0.0, 100.0, 100.0, jnp.inf]))
+    corrected = restart_rates(answers, drifted)
+    # Only the second category has finite sums with pairs; rates alone change.
+    np.testing.assert_array_equal(corrected.violation_rate, np.float32([0.9, 0.05, 0.9, 0.9]))
+    np.testing.assert_array_equal(corrected.margin, drifted.margin)
+    np.testing.assert_array_equal(corrected.num_seen, drifted.num_seen)
+    after = rule.update(answers, corrected)
+    np.testing.assert_allclose(after.violation_rate[1], 0.05, rtol=1e-6)
+    np.testing.assert_allclose(after.margin[1], drifted.margin[1] + 0.4 * (0.05 - 0.25), rtol=1e-6)
+    # Without the restart the drifted rate would still raise the margin.
+    assert rule.update(answers, drifted).margin[1] > drifted.margin[1]
+
+
+def test_restarted_rates_refuse_statistics_of_other_categories():
+    with pytest.raises(ValueError, match=r"\[3\]|\(3,\)"):
+        restart_rates(CategoryStats(jnp.zeros(3), jnp.zeros(3)), margin_rule(CONFIG).init())
 
 
 @pytest.mark.parametrize("update", ["additive", "multiplicative"])

@@ -159,7 +159,7 @@ def test_a_probe_moves_margins_as_the_rule_says():
 
 def test_one_category_is_all_harm_together():
     categories = jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
-    assert train._merged(categories).tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
+    assert train.merged(categories).tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
 
 
 def test_log_ratios_are_given_in_nats():

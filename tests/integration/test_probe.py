@@ -39,7 +39,7 @@ def settings(folder: Path, *, signal: str = "probe", names: Any = NAMES, **probe
     adaptive = {
         "signal": signal,
         "probe": options | probe,
-        "margin": {"step_size": 0.5, "target_rate": 0.3, "initial": 0.2},
+        "margin": {"maximum": 2.0, "step_size": 0.5, "target_rate": 0.3, "initial": 0.2},
     }
     return tiny.run_settings(
         folder, loss={"name": "cat_dpo", "beta": 0.1}, adaptive=adaptive, mesh={"data": "rest"}
@@ -86,8 +86,10 @@ def test_margins_move_at_probes_alone_and_as_the_rule_says(probed: tuple[Path, l
         saved, _ = checkpointer.restore(abstract)
     np.testing.assert_allclose(saved.adaptive["margin"].margin, state.margin, rtol=1e-6)
     assert np.unique(np.asarray(state.margin)).size > 1
-    assert margins(lines[2]) != margins(lines[1])
-    assert margins(lines[4]) != margins(lines[3])
+    # A step logs the margins that its probe left, as its checkpoint has them.
+    assert margins(lines[0]) == [None] * len(NAMES)
+    np.testing.assert_allclose(margins(lines[3]), state.margin, rtol=1e-6)
+    assert margins(lines[1]) == margins(lines[2]) != margins(lines[3]) == margins(lines[4])
 
 
 def test_stopped_and_resumed_run_is_exact(probed: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
@@ -120,10 +122,13 @@ def test_eight_devices_probe_like_one(probed: tuple[Path, list[dict[str, Any]]],
             assert line[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
 
 
-def test_both_signals_move_the_margins(tmp_path: Path) -> None:
-    both = run(tmp_path, settings(tmp_path, signal="both"))
-    assert margins(both[0]) != margins(both[1])  # the pairs
-    assert "probe/violation/Violence" in both[1]  # the answers
+def test_of_both_signals_pairs_move_the_margins_and_answers_correct_the_rates(tmp_path: Path) -> None:
+    judge = {"kind": "function", "function": "tests.integration.judging:always_unsafe"}
+    lines = run(tmp_path, settings(tmp_path, signal="both", judge=judge))
+    rates = [[line.get(f"adaptive/violation/{name}") for name in NAMES] for line in lines]
+    assert rates[1] == rates[3] == [1.0] * len(NAMES)  # the answers
+    assert rates[2] != rates[1]  # from where the pairs take them on
+    assert margins(lines[2]) != margins(lines[1])
 
 
 def test_budget_ends_the_probes_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
