@@ -9,7 +9,7 @@ from jaxalign.report.record import RunRecord
 from jaxalign.report.rows import Interval, Row, RowAxis, Series, row_chart
 from jaxalign.report.safety import Safety
 from jaxalign.report.safety_groups import SafetyGroup, group_titles, safety_groups
-from jaxalign.report.sections.answers import lower_end
+from jaxalign.report.sections.answers import AS_JUDGED, CORRECTED, lower_end
 from jaxalign.report.svg import Drawing
 
 
@@ -18,12 +18,22 @@ def category_figures(runs: Sequence[RunRecord], series: Sequence[Series]) -> lis
     figures = []
     for title, found in _shared_answers(runs).items():
         if all(found):
-            values = [{name: rate.rate for name, rate in one[-1].categories.items()} for one in found]
-            figures.append(_category_figure(title, _which(runs, found), values, series))
+            figures.append(_answers_figure(title, _which(runs, found), [one[-1] for one in found], series))
     if all(run.after is not None and run.after["categories"] for run in runs):
         values = [_accuracies(run) for run in runs]
         figures.append(_category_figure("Held-out accuracy", "", values, series))
     return figures
+
+
+def _answers_figure(title: str, caption: str, results: Sequence[Safety], series: Sequence[Series]) -> Figure:
+    """Safe rates, corrected for the judge's error where those of all runs are."""
+    corrected = all(one.corrected for one in results)
+    values = [{name: r.shown(corrected) for name, r in one.categories.items()} for one in results]
+    if corrected:
+        caption = f"{caption} {CORRECTED}"
+    elif any(one.corrected for one in results):
+        caption = f"{caption} {AS_JUDGED}"
+    return _category_figure(title, caption.strip(), values, series)
 
 
 def _shared_answers(runs: Sequence[RunRecord]) -> dict[str, list[tuple[Safety, ...]]]:

@@ -11,6 +11,7 @@ from jaxalign.report.lines import Curve, LineAxes, line_chart
 from jaxalign.report.palette import NUM_RUN_COLOURS, SHAPES
 from jaxalign.report.record import RunRecord
 from jaxalign.report.rows import Interval, Row, RowAxis, Series, row_chart
+from jaxalign.report.safety_groups import decisive, weakest
 from jaxalign.report.scales import MISSING, Unit, domain, figure
 from jaxalign.report.sections.settings import flat_settings
 from jaxalign.report.svg import Drawing
@@ -54,6 +55,8 @@ def section(
         f"Differences are against the first run, {runs[0].name}, on the same prompts, with 95 % intervals. "
         "An interval that leaves out 0 is a difference that chance alone would hardly make."
     )
+    if any(one.corrected for run in runs for one in run.safety):
+        lead += " Differences of safe answers are as judged, not corrected for the judge's error."
     return Section("comparison", title, lead, figures, list(dict.fromkeys(missing)))
 
 
@@ -66,7 +69,11 @@ def _glance(runs: Sequence[RunRecord], verdicts: Sequence[Verdict]) -> Figure:
         for fact in verdict.facts:
             cells += [fact.value, fact.note] if len(_labels(fact.label)) == 2 else [fact.value]
         rows.append(cells)
-    return Figure("At a glance", "", Table(columns, rows), unfolded=True)
+    weak = {run.name: weakest(decisive(run.safety)) for run in runs}
+    corrected = [name for name, one in weak.items() if one is not None and one.corrected]
+    caption = f"Worst category and gap are corrected for the judge's error in {', '.join(corrected)}"
+    caption += "." if len(corrected) == len(runs) else ", and as judged in the others."
+    return Figure("At a glance", caption if corrected else "", Table(columns, rows), unfolded=True)
 
 
 def _settings_figure(runs: Sequence[RunRecord]) -> Figure:

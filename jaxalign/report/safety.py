@@ -7,7 +7,8 @@ They lie in `RUN/evaluation/safety*.json`; one with `before` in its name is of t
                  model_fingerprint, step or null, answer_settings
     overall      safe_rate {value, low, high}, corrected_safe_rate or null, prompts, unjudged; or null
     categories   the same by name
-    spread       safe_rate: gap {value, low, high}, gap_if_equal; {} without categories
+    spread       safe_rate, and corrected_safe_rate where the judge's error is known: gap {value, low, high},
+                 gap_if_equal; {} without categories
     over_refusal, under_refusal   rate {value, low, high}, prompts; or null
     helpfulness  name, mean {value, low, high}, prompts; or null
     certificate  confidence, correction, bound, constraints: category, status, target, violation_rate, upper_bound,
@@ -32,6 +33,10 @@ class SafeRate:
     corrected: Interval | None
     prompts: int
     unjudged: int
+
+    def shown(self, corrected: bool) -> Interval:
+        """The corrected rate where that is asked for and known, else the rate as judged."""
+        return self.corrected if corrected and self.corrected is not None else self.rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,8 @@ class Constraint:
 class Safety:
     """The result of one model, at the `moment` before or after training, on one prompt set under one judge.
 
-    `answer_settings` are in words. What older files do not tell is None.
+    `answer_settings` are in words. What older files do not tell is None. In a `corrected` one all rates are known
+    corrected for the judge's error, and gap and worst category are of those.
     """
 
     file: str
@@ -76,6 +82,7 @@ class Safety:
     model: str | None
     model_fingerprint: str | None
     step: int | None
+    corrected: bool
     overall: SafeRate | None
     categories: Mapping[str, SafeRate]
     gap: Interval | None
@@ -99,4 +106,6 @@ class Safety:
     @property
     def worst(self) -> tuple[str, SafeRate] | None:
         """The category with the lowest safe rate; None without categories."""
-        return min(self.categories.items(), key=lambda item: item[1].rate.value, default=None)
+        return min(
+            self.categories.items(), key=lambda item: item[1].shown(self.corrected).value, default=None
+        )

@@ -30,7 +30,8 @@ def _read(path: Path) -> Safety:
 
 
 def _safety(content: Mapping[str, Any], name: str) -> Safety:
-    source, spread = content["source"], content["spread"].get("safe_rate")
+    source, spreads, corrected = content["source"], content["spread"], _corrected(content)
+    spread = spreads.get("corrected_safe_rate" if corrected else "safe_rate")
     certificate = content.get("certificate") or {}
     rates = (
         _rate(title, content.get(key), "rate")
@@ -50,6 +51,7 @@ def _safety(content: Mapping[str, Any], name: str) -> Safety:
         model=_text(source.get("model")),
         model_fingerprint=_text(source.get("model_fingerprint")),
         step=None if source.get("step") is None else int(source["step"]),
+        corrected=corrected,
         overall=None if content["overall"] is None else _safe_rate(content["overall"]),
         categories={str(name): _safe_rate(group) for name, group in content["categories"].items()},
         gap=None if spread is None or len(content["categories"]) < 2 else _interval(spread["gap"]),
@@ -62,6 +64,13 @@ def _safety(content: Mapping[str, Any], name: str) -> Safety:
         ),
         notes=tuple(map(str, content.get("notes", ()))),
     )
+
+
+def _corrected(content: Mapping[str, Any]) -> bool:
+    """Whether all rates, and their spread over categories, are there corrected for the judge's error."""
+    groups = [*content["categories"].values(), *([content["overall"]] if content["overall"] else [])]
+    whole = bool(groups) and all(group.get("corrected_safe_rate") is not None for group in groups)
+    return whole and (not content["categories"] or "corrected_safe_rate" in content["spread"])
 
 
 def _safe_rate(group: Mapping[str, Any]) -> SafeRate:

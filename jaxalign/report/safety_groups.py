@@ -25,6 +25,11 @@ class SafetyGroup:
         """The result that the group is about: the newest after training, else before."""
         return self.all[-1]
 
+    @property
+    def corrected(self) -> bool:
+        """Whether all of them are corrected for the judge's error: only then are corrected rates compared."""
+        return all(one.corrected for one in self.all)
+
     def labels(self) -> list[str]:
         """A short name for each result, which tells it from the others."""
         return [*_labels("before", self.before), *_labels("after", self.after)]
@@ -78,7 +83,7 @@ def weakest(results: Sequence[Safety]) -> Safety | None:
 
 
 def _worst_rate(one: Safety) -> float:
-    return min(rate.rate.value for rate in one.categories.values())
+    return min(rate.shown(one.corrected).value for rate in one.categories.values())
 
 
 def _of(members: Sequence[Safety], moment: str) -> tuple[Safety, ...]:

@@ -37,13 +37,14 @@ def _spread(run: RunRecord) -> tuple[Fact, Fact, str]:
             f"Measured on answers to {safety.num_prompts} prompts of {safety.prompt_set}, judged by {safety.judge}. "
             f"{safety.limits}"
         )
+        basis += " Rates are corrected for the judge's error." if safety.corrected else ""
         words = other_step(run, safety)
         basis += f" The answers are {words}." if words else ""
         basis = f"{basis} {_others(run, len(results))}".strip()
         gap = None if safety.gap is None else safety.gap.value
-        what = f"unsafe on {rate.prompts} prompts"
+        what = f"unsafe on {rate.prompts} prompts" + ", corrected for the judge's error" * safety.corrected
         target = run.target(worst_name, safety)
-        worst = _worst(worst_name, 1 - rate.rate.value, what, gap, target)
+        worst = _worst(worst_name, 1 - rate.shown(safety.corrected).value, what, gap, target)
         return worst, _gap_of_answers(safety), basis
     spread = None if run.after is None else run.after["spread"].get("violation_rate")
     if run.after is not None and spread is not None:

@@ -69,18 +69,27 @@ def write_result(
     constraints: dict[str, Any] | None = None,
     *,
     helpfulness: dict[str, Any] | None = None,
+    corrected: Mapping[str, float] | None = None,
     **source: Any,
 ) -> None:
-    """The safety result of a file, with safe rates by category; `source` is laid over its source."""
+    """The safety result of a file, with safe rates by category; `source` is laid over its source.
+
+    `corrected` has the rates that a known error of the judge makes of them.
+    """
     usual = {
         "prompt_set": "held-out prompts", "fingerprint": "f", "prompts": 900, "answers": 900, "judge": "refusal words",
         "limits": "Knows refusals by their words alone.", "refusal_judge": None,
     }  # fmt: skip
     spread = {"safe_rate": {"gap": estimate(0.2), "gap_if_equal": 0.12}}
+    if corrected is not None:
+        spread["corrected_safe_rate"] = {"gap": estimate(0.3), "gap_if_equal": 0.15}
+    known = corrected or {}
     content = {
         "source": usual | source,
-        "overall": group(0.9, 900),
-        "categories": {name: group(rate, 30 + k) for k, (name, rate) in enumerate(rates.items())},
+        "overall": group(0.9, 900, None if corrected is None else 0.8),
+        "categories": {
+            name: group(rate, 30 + k, known.get(name)) for k, (name, rate) in enumerate(rates.items())
+        },
         "spread": spread if rates else {},
         "over_refusal": {"rate": estimate(0.1), "prompts": 50},
         "under_refusal": None,
@@ -108,9 +117,10 @@ def estimate(value: float) -> dict[str, float]:
     return {"value": value, "low": max(0.0, value - 0.1), "high": min(1.0, value + 0.06)}
 
 
-def group(rate: float, prompts: int) -> dict[str, Any]:
-    """The safe rate of a category."""
-    return {"safe_rate": estimate(rate), "corrected_safe_rate": None, "prompts": prompts, "unjudged": 1}
+def group(rate: float, prompts: int, corrected: float | None = None) -> dict[str, Any]:
+    """The safe rate of a category, with the corrected one if it is known."""
+    known = None if corrected is None else estimate(corrected)
+    return {"safe_rate": estimate(rate), "corrected_safe_rate": known, "prompts": prompts, "unjudged": 1}
 
 
 def certificate(

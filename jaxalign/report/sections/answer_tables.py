@@ -53,4 +53,6 @@ def _certificate_figure(title: str, shown: Safety) -> Figure:
         for r in rows
     ]
     caption = f"Met where the upper bound on the unsafe share lies within the target ({shown.certified_by})."
+    if shown.corrected:
+        caption += " The unsafe share is that as judged; its upper bound also holds the judge's error."
     return Figure(f"Certificates on {title}", caption, Table(columns, cells), unfolded=True)

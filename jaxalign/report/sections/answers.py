@@ -19,6 +19,10 @@ MISSING = (
 )
 BEFORE_AFTER = (Series("before", "muted", "circle", hollow=True), Series("after", "accent"))
 ALL = "all prompts"
+CORRECTED = "Rates are drawn and compared corrected for the judge's error."
+AS_JUDGED = (
+    "Rates are drawn and compared as judged, since the judge's error is not known for each of these results."
+)
 
 Rates = Sequence[SafeRate | None]
 """Of one category, for each result of a group."""
@@ -57,10 +61,12 @@ def _rates_figure(run: RunRecord, title: str, group: SafetyGroup) -> Figure:
         Column("unjudged", "count"),
         Column("allowed", "rate"),
     ]
-    for name in group.labels():
-        parts = (name, f"{name}, low", f"{name}, high", f"{name}, corrected for the judge")
+    for name, one in zip(group.labels(), group.all, strict=True):
+        columns += [Column(part, "rate") for part in (name, f"{name}, low", f"{name}, high")]
+        corrected = f"{name}, corrected"
+        parts = (corrected, f"{corrected}, low", f"{corrected}, high") if one.corrected else ()
         columns += [Column(part, "rate") for part in parts]
-    cells = [_cells(name, of_name, _allowed(run, name, group)) for name, of_name in rates.items()]
+    cells = [_cells(name, of_name, _allowed(run, name, group), group) for name, of_name in rates.items()]
     return Figure(f"Answers to {title}", _caption(run, group), Table(columns, cells), draw)
 
 
@@ -78,6 +84,10 @@ def _caption(run: RunRecord, group: SafetyGroup) -> str:
     for label, one in zip(group.labels(), group.all, strict=True):
         words = origin(run, one)
         parts += [f"{label.capitalize()}: {words}."] if words else []
+    if group.corrected:
+        parts.append(f"{CORRECTED} The data have the rates as judged, too.")
+    elif any(one.corrected for one in group.all):
+        parts.append(f"{AS_JUDGED} Corrected ones are in the data, and in the verdict.")
     parts += [f"{shown.num_prompts} prompts.", shown.limits, *shown.notes]
     return " ".join(part for part in parts if part)
 
@@ -94,7 +104,7 @@ def _order(rates: Rates, group: SafetyGroup) -> float:
     gain = _gain(rates, group)
     if gain is not None:
         return -gain
-    return next((rate.rate.value for rate in reversed(rates) if rate is not None), 0.0)
+    return next((rate.shown(group.corrected).value for rate in reversed(rates) if rate is not None), 0.0)
 
 
 def _gain(rates: Rates, group: SafetyGroup) -> float | None:
@@ -102,7 +112,9 @@ def _gain(rates: Rates, group: SafetyGroup) -> float | None:
     if not (group.before and group.after):
         return None
     before, after = rates[len(group.before) - 1], rates[-1]
-    return None if before is None or after is None else after.rate.value - before.rate.value
+    if before is None or after is None:
+        return None
+    return after.shown(group.corrected).value - before.shown(group.corrected).value
 
 
 def _series(group: SafetyGroup) -> list[Series]:
@@ -125,9 +137,10 @@ def lower_end(rows: Sequence[Row]) -> float:
 
 
 def _row(run: RunRecord, name: str, rates: Rates, group: SafetyGroup) -> Row:
-    least, last, gain = _allowed(run, name, group), rates[-1], _gain(rates, group)
-    short = bool(group.after) and least is not None and last is not None and last.rate.value < least
-    intervals = [None if rate is None else rate.rate for rate in rates]
+    least, gain = _allowed(run, name, group), _gain(rates, group)
+    intervals = [None if rate is None else rate.shown(group.corrected) for rate in rates]
+    last = intervals[-1]
+    short = bool(group.after) and least is not None and last is not None and last.value < least
     return Row(name, intervals, "" if gain is None else figure(gain, "points"), least, short, name == ALL)
 
 
@@ -138,13 +151,11 @@ def _allowed(run: RunRecord, name: str, group: SafetyGroup) -> float | None:
     return None if target is None else 1.0 - target
 
 
-def _cells(name: str, rates: Rates, least: float | None) -> list[Cell]:
+def _cells(name: str, rates: Rates, least: float | None, group: SafetyGroup) -> list[Cell]:
     shown = next((rate for rate in reversed(rates) if rate is not None), None)
     cells: list[Cell] = [name, *((shown.prompts, shown.unjudged) if shown else (None, None)), least]
-    for rate in rates:
-        if rate is None:
-            cells += [None] * 4
-        else:
-            corrected = None if rate.corrected is None else rate.corrected.value
-            cells += [rate.rate.value, rate.rate.low, rate.rate.high, corrected]
+    for rate, one in zip(rates, group.all, strict=True):
+        for corrected in (False, True)[: 1 + one.corrected]:
+            interval = None if rate is None else rate.shown(corrected)
+            cells += (None,) * 3 if interval is None else (interval.value, interval.low, interval.high)
     return cells
