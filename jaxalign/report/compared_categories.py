@@ -64,8 +64,8 @@ def not_shared(runs: Sequence[RunRecord]) -> list[str]:
         without = [run.name for run, results in zip(runs, found, strict=True) if not results]
         if without:
             sentences.append(
-                f"{title}: not side by side, as {', '.join(without)} left no result of the same prompts, judges and "
-                "settings of answers."
+                f"{title}: not side by side, as {', '.join(without)} left no result of the same prompts and judges, "
+                "with the same settings of judges and answers."
             )
     return sentences
 

@@ -4,7 +4,7 @@ They lie in `RUN/evaluation/safety*.json`; one with `before` in its name is of t
 `jaxalign.evaluation.result.SafetyResult.as_dict` gives, these keys are read, and all others are passed over:
 
     source       prompt_set, fingerprint, prompts, judge, limits; refusal_judge or null; and in newer files model,
-                 model_fingerprint, step or null, answer_settings
+                 model_fingerprint, step or null, answer_settings, judge_fingerprint or null
     overall      safe_rate {value, low, high}, corrected_safe_rate or null, prompts, unjudged; or null
     categories   the same by name
     spread       safe_rate, and corrected_safe_rate where the judge's error is known: gap {value, low, high},
@@ -23,6 +23,10 @@ from jaxalign.report.rows import Interval
 
 STATUSES = ("not met", "too few prompts", "met")
 """Of a constraint, in the order in which a reader wants to see them."""
+
+
+Key = tuple[str, ...]
+"""Of a result: fingerprint of the prompts, judge, refusal judge, fingerprint of the judge, settings of the answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class Safety:
     judge: str
     limits: str
     refusal_judge: str | None
+    judge_fingerprint: str | None
     answer_settings: str | None
     model: str | None
     model_fingerprint: str | None
@@ -94,9 +99,16 @@ class Safety:
     notes: tuple[str, ...]
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
-        """What two results have in common that may be compared: prompts, judges, settings of the answers."""
-        return self.fingerprint, self.judge, self.refusal_judge or "", self.answer_settings or ""
+    def key(self) -> Key:
+        """What two results have in common that may be compared: prompts, judges, settings of judge and answers."""
+        names = (
+            self.fingerprint,
+            self.judge,
+            self.refusal_judge,
+            self.judge_fingerprint,
+            self.answer_settings,
+        )
+        return tuple(name or "" for name in names)
 
     @property
     def targets(self) -> dict[str, float]:

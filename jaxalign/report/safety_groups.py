@@ -1,11 +1,9 @@
-"""Safety results that may be compared: of the same prompts, from the same judges, with the same settings of answers."""
+"""Safety results that may be compared: of the same prompts, from the same judges, asked alike."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from jaxalign.report.safety import Safety
-
-Key = tuple[str, str, str, str]
+from jaxalign.report.safety import Key, Safety
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +50,12 @@ def group_titles(results: Iterable[Safety]) -> dict[Key, str]:
     for key, one in first.items():
         name = (one.prompt_set, one.judge)
         alike = [other.key for other in first.values() if (other.prompt_set, other.judge) == name]
+        fingerprint = "that are not known" if one.judge_fingerprint is None else one.judge_fingerprint[:8]
         parts = (
             f"prompts {one.fingerprint[:8]}",
             "",
             f"refusals told by {one.refusal_judge or 'none'}",
+            f"judge with settings and weights {fingerprint}",
             f"answered with {one.answer_settings or 'settings that are not known'}",
         )
         differing = [part for k, part in enumerate(parts) if len({other[k] for other in alike}) > 1]

@@ -79,6 +79,7 @@ def write_result(
     usual = {
         "prompt_set": "held-out prompts", "fingerprint": "f", "prompts": 900, "answers": 900, "judge": "refusal words",
         "limits": "Knows refusals by their words alone.", "refusal_judge": None,
+        "refusal_limits": None, "judge_fingerprint": None,
     }  # fmt: skip
     spread = {"safe_rate": {"gap": estimate(0.2), "gap_if_equal": 0.12}}
     if corrected is not None:

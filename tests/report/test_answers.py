@@ -45,7 +45,7 @@ def test_before_and_after_are_those_of_one_judge_and_every_result_has_its_figure
     alone = found["Answers to xstest.csv, judged by GUARDJUDGE"]
     assert [row["after"] for row in alone.table.records()[:-1]] == [0.9] * 2
     assert "before" not in alone.table.records()[0]
-    assert "no result from before training has these prompts, judges" in alone.caption
+    assert "no result from before training has these prompts and judges" in alone.caption
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,7 @@ def test_before_and_after_are_those_of_one_judge_and_every_result_has_its_figure
     [
         ({"fingerprint": "abcdefghij"}, "prompts abcdefgh"),
         ({"refusal_judge": "refusal words"}, "refusals told by refusal words"),
+        ({"judge_fingerprint": "abcdefghij"}, "judge with settings and weights abcdefgh"),
         (
             {"answer_settings": {"temperature": 1.0, "seed": 0, "top_k": None}},
             "answered with seed 0, temperature 1.0",
@@ -65,6 +66,29 @@ def test_results_that_differ_in_more_than_the_judge_are_apart_and_titles_tell_ho
     titles = [title for title in answers(read_document([run])) if title.startswith("Answers to")]
     assert len(titles) == 2
     assert titles[0] == f"Answers to xstest.csv, judged by GUARDJUDGE, {shown}"
+
+
+def test_judges_of_one_name_and_other_settings_are_not_compared(run):
+    endpoint = {"judge": "endpoint model m"}
+    put(run, "safety-before-mine", 0.1, **endpoint)
+    put(run, "safety-before-new", 0.2, **endpoint, judge_fingerprint="a" * 64)
+    put(run, "safety-mine", 0.8, **endpoint)
+    put(run, "safety-new", 0.9, **endpoint, judge_fingerprint="b" * 64)
+    found = answers(read_document([run]))
+    title = "Answers to held-out prompts, judged by endpoint model m, judge with settings and weights"
+    assert {"bbbbbbbb", "aaaaaaaa"} == {t[-8:] for t in found if t.startswith(title) and "known" not in t}
+    row = found[f"{title} that are not known"].table.records()[0]
+    assert (row["before"], row["after"]) == (0.1, 0.8)
+    assert "No gain is shown" in found[f"{title} bbbbbbbb"].caption
+
+
+def test_runs_under_judges_of_other_settings_are_not_side_by_side(tmp_path):
+    one, two = (runs.write_run(tmp_path / name, names=NAMES) for name in ("one", "two"))
+    for workdir, letter in ((one, "a"), (two, "b")):
+        put(workdir, "safety-mine", 0.9, **GUARD, judge_fingerprint=letter * 64)
+    figures, missing = compared(read_document([one, two]))
+    assert not [title for title in figures if title.startswith("Safe answers")]
+    assert "settings and weights aaaaaaaa: not side by side, as two left no result of the same" in missing
 
 
 def test_runs_stand_in_one_figure_where_prompts_and_judge_are_the_same_alone(tmp_path):

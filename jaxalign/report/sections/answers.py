@@ -79,7 +79,8 @@ def _caption(run: RunRecord, group: SafetyGroup) -> str:
         other = "before" if group.after else "after"
         if any(one.moment == other for one in run.safety):
             parts.append(
-                f"No gain is shown: no result from {other} training has these prompts, judges and settings of answers."
+                f"No gain is shown: no result from {other} training has these prompts and judges, with the same "
+                "settings of judges and answers."
             )
     for label, one in zip(group.labels(), group.all, strict=True):
         words = origin(run, one)
