@@ -113,6 +113,7 @@ class Document:
             "runs": [
                 {
                     "name": part.name,
+                    "subtitle": part.subtitle,
                     "verdict": {
                         "state": part.verdict.state,
                         "headline": part.verdict.headline,
@@ -133,6 +134,7 @@ def _section(section: Section) -> dict[str, Any]:
     return {
         "key": section.key,
         "title": section.title,
+        "lead": section.lead,
         "missing": list(section.missing),
         "figures": [
             {"title": shown.title, "caption": shown.caption, "rows": shown.table.records()}

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 from typer.testing import CliRunner
 
 from jaxalign.cli import app
 from jaxalign.config import ConfigError
 from jaxalign.errors import MissingPackageError
-from jaxalign.run.report import report
+from jaxalign.report.html import to_html
+from jaxalign.run.report import read_document, report
 from tests.report import runs
 
 NAMES = (runs.MARKUP, "a|b_c*d")
@@ -46,6 +48,16 @@ def test_json_has_the_values_of_every_figure(marked, full_run, tmp_path):
     sections = {section["key"]: section for section in content["runs"][0]["sections"]}
     assert len(sections["margins"]["figures"][0]["rows"]) == 19
     assert content["runs"][0]["verdict"]["state"] == "warn"
+
+
+def test_json_says_all_that_the_page_says(marked, full_run):
+    document = read_document([full_run, marked])
+    page, content = to_html(document), document.as_dict()
+    assert content["comparison"]["lead"].startswith("Differences are against the first run")
+    for part, run in zip(document.parts, content["runs"], strict=True):
+        assert run["subtitle"] == part.subtitle
+        assert str(escape(run["subtitle"])) in page
+        assert [section["lead"] for section in run["sections"]] == [section.lead for section in part.sections]
 
 
 def test_picture_is_as_wide_as_it_says(marked, tmp_path):
