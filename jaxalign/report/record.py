@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -13,8 +13,17 @@ from jaxalign.report.files import Finished, MutualInformation, Preference, Repor
 from jaxalign.report.rows import Interval
 from jaxalign.report.safety import Safety
 from jaxalign.report.safety_files import read_safety
+from jaxalign.training.loss_settings import LossConfig
 
 log = logging.getLogger(__name__)
+
+MARGIN_LOSSES = frozenset(
+    name
+    for settings in get_args(get_args(LossConfig)[0])
+    if "margin" in settings.rules
+    for name in get_args(settings.model_fields["name"].annotation)
+)
+"""By name, the losses that have adaptive margins."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +88,8 @@ class RunRecord:
 
     @property
     def has_margins(self) -> bool:
-        """Whether the loss had adaptive margins."""
-        return any(name.startswith("adaptive/margin/") for name in self.metrics.columns)
+        """Whether the loss has adaptive margins, also where none was logged yet."""
+        return self.config.get("loss", {}).get("name") in MARGIN_LOSSES
 
     @property
     def signal(self) -> str:

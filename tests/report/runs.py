@@ -101,10 +101,21 @@ def write_result(
     write(workdir / "evaluation" / f"{name}.json", content)
 
 
-def add_probes(workdir: Path, signal: str, probes: Mapping[int, Mapping[str, float | None]]) -> None:
-    """Make a run one with probes: the figures by step, under their names below `probe/`."""
+def add_probes(
+    workdir: Path,
+    signal: str,
+    probes: Mapping[int, Mapping[str, float | None]],
+    judge: Mapping[str, Any] | None = None,
+) -> None:
+    """Make a run one with probes: the figures by step, under their names below `probe/`.
+
+    The judge is the refusal rule unless its settings are given.
+    """
     manifest = json.loads((workdir / "manifest.json").read_text())
-    manifest["config"]["adaptive"]["signal"] = signal
+    manifest["config"]["adaptive"] |= {
+        "signal": signal,
+        "probe": {"judge": {"kind": "refusal"} if judge is None else judge},
+    }
     write(workdir / "manifest.json", manifest)
     path = workdir / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,5 +1,7 @@
 """What the page says of runs whose margins follow judged answers."""
 
+import json
+
 import pytest
 
 from jaxalign.run.report import read_document
@@ -79,6 +81,23 @@ def test_run_without_probes_and_one_before_its_first_say_so(run):
     assert "without probes" in sections(run)[1]["probes"].missing[0]
     runs.add_probes(run, "probe", {})
     assert "No probe was made yet" in sections(run)[1]["probes"].missing[0]
+
+
+def test_margins_that_no_probe_moved_yet_are_those_of_a_loss_with_margins(run):
+    runs.add_probes(run, "probe", {})
+    path = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [{name: line[name] for name in line if not name.startswith("adaptive/")} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    margins = sections(run)[1]["margins"]
+    assert "no margins" not in margins.lead
+    assert "The margins have not moved yet" in margins.lead
+    assert "means over batches of training pairs" in margins.lead
+    assert {row["target"] for row in margins.figures[0].table.records()} == {
+        None
+    }  # of answers, not of these pairs
+    runs.write_result(run, "safety-mine", dict.fromkeys(NAMES, 0.9))
+    assert sections(run)[0].facts[0].note.endswith("target 5 %")
 
 
 def seconds(workdir, figures):

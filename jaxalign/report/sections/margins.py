@@ -25,6 +25,7 @@ VIOLATES = {
     ),
 }
 """By signal of the margins."""
+OF_BATCHES = "The curves are running means over batches"
 
 
 @dataclass(frozen=True)
@@ -58,24 +59,28 @@ def section(run: RunRecord) -> Section:
 
     span = f"steps {int(steps[0])} to {int(steps[-1])}"
     caption = f"Violation rate from 0 to 100 % over {span}, worst first; the number is that of the last step."
-    if run.has_margins:
+    if run.has_margins and not run.metrics.by_category("adaptive/violation/"):
+        lead = (
+            f"The margins have not moved yet, as nothing that they follow was seen. {OF_BATCHES} of training pairs; a "
+            "pair violates where its reward gap lies below the threshold."
+        )
+    elif run.has_margins:
         lead = (
             f"{VIOLATES[run.signal]} While a category violates more than its target (dashed; the excess is shaded) its "
             "margin grows, and relaxes once it has caught up."
         )
         caption += f" Below it the margin, from 0 to {most:g}."
     else:
-        means = "This loss has no margins and no targets; the curves are running means over batches."
-        lead = f"{VIOLATES[run.signal]} {means}"
+        lead = f"{VIOLATES[run.signal]} This loss has no margins and no targets. {OF_BATCHES}."
     return Section("margins", title, lead, (Figure("By category", caption, _table(run, categories), draw),))
 
 
 def _categories(run: RunRecord) -> list[Category]:
     margins = run.metrics.by_category("adaptive/margin/")
     rates = run.metrics.by_category("adaptive/violation/")
-    if not rates:  # no margin rule: the batches' own rates
+    if not rates:  # no margin rule, or none that saw anything: the batches' own rates, which no target is for
         batches = run.metrics.by_category("category/", "/violation_rate")
-        rates = {name: running_mean(values) for name, values in batches.items()}
+        return [Category(name, running_mean(values), None, None) for name, values in batches.items()]
     return [Category(name, values, margins.get(name), run.target(name)) for name, values in rates.items()]
 
 
