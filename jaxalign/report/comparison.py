@@ -96,8 +96,8 @@ def _difference_figure(one: Difference) -> Figure:
     ordered = sorted(categories.items(), key=lambda item: item[1].value)
     entries = [*ordered, *summary.items()]
     rows = [
-        Row(name, [interval], figure(interval.value, "points"), summary=name in summary)
-        for name, interval in entries
+        Row(name, [interval], figure(interval.value, "points"), summary=place >= len(ordered))
+        for place, (name, interval) in enumerate(entries)
     ]
     ends = [end for _, i in entries for end in (i.low, i.high, i.value) if end is not None]
     axis = RowAxis(*domain(ends, include=(0.0,)), "points", 0.0, "points")

@@ -2,51 +2,52 @@
 
 from collections.abc import Sequence
 
+from jaxalign.markdown import plain
 from jaxalign.report.document import Document, Figure, Section, Table, Verdict
 
 
 def to_markdown(document: Document) -> str:
     """The text, with whatever carries marks of Markdown or HTML escaped."""
-    lines = [f"# {_text(document.title)}", ""]
+    lines = [f"# {plain(document.title)}", ""]
     for part in document.parts:
         lines += _verdict(part.name, part.subtitle, part.verdict)
     if document.comparison is not None:
         lines += _section(document.comparison, 2)
     for part in document.parts:
-        lines += [f"## {_text(part.name)}", ""]
+        lines += [f"## {plain(part.name)}", ""]
         for section in part.sections:
             lines += _section(section, 3)
-    return "\n".join([*lines, f"Made by jaxalign {_text(document.version)}.", ""])
+    return "\n".join([*lines, f"Made by jaxalign {plain(document.version)}.", ""])
 
 
 def _verdict(name: str, subtitle: str, verdict: Verdict) -> list[str]:
     facts = [
-        f"* {_text(f.label)}: **{_text(f.value)}**{f', {_text(f.note)}' * bool(f.note)}"
+        f"* {plain(f.label)}: **{plain(f.value)}**{f', {plain(f.note)}' * bool(f.note)}"
         for f in verdict.facts
     ]
     return [
-        f"**{_text(name)}** ({_text(subtitle)}): {_text(verdict.headline)}",
+        f"**{plain(name)}** ({plain(subtitle)}): {plain(verdict.headline)}",
         "",
         *facts,
         "",
-        _text(verdict.basis),
+        plain(verdict.basis),
         "",
     ]
 
 
 def _section(section: Section, level: int) -> list[str]:
     texts = [text for text in (section.lead, *section.missing) if text]
-    lines = [f"{'#' * level} {_text(section.title)}", ""]
+    lines = [f"{'#' * level} {plain(section.title)}", ""]
     for text in texts:
-        lines += [_text(text), ""]
+        lines += [plain(text), ""]
     for figure in section.figures:
         lines += _figure(figure, level + 1)
     return lines
 
 
 def _figure(figure: Figure, level: int) -> list[str]:
-    caption = [_text(figure.caption), ""] if figure.caption else []
-    return [f"{'#' * level} {_text(figure.title)}", "", *caption, *_table(figure.table), ""]
+    caption = [plain(figure.caption), ""] if figure.caption else []
+    return [f"{'#' * level} {plain(figure.title)}", "", *caption, *_table(figure.table), ""]
 
 
 def _table(table: Table) -> list[str]:
@@ -59,12 +60,4 @@ def _table(table: Table) -> list[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(map(_text, cells))} |"
-
-
-def _text(text: str) -> str:
-    """One line on which nothing is markup."""
-    line = " ".join(text.split())
-    for mark in "\\`*_[]<>|#":
-        line = line.replace(mark, "\\" + mark)
-    return line
+    return f"| {' | '.join(map(plain, cells))} |"

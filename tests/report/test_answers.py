@@ -210,6 +210,13 @@ def test_before_of_another_model_than_the_run_began_with_is_named(run):
     assert "Before: other, not the model that this run began with." in (shown.caption)
 
 
+def test_category_called_as_a_summary_has_a_row_of_its_own(run):
+    runs.write_result(run, "safety-mine", {"all prompts": 0.3, "Drugs": 0.8})
+    figure = answers(read_document([run]))["Answers to held-out prompts, judged by refusal words"]
+    rows = [(row["category"], row["after"]) for row in figure.table.records()]
+    assert rows == [("all prompts", 0.3), ("Drugs", 0.8), ("all prompts", 0.9)]
+
+
 def test_figure_of_several_runs_names_steps_and_files(tmp_path):
     one, two = (runs.write_run(tmp_path / name, names=NAMES, num_steps=30) for name in ("one", "two"))
     put(one, "safety-mine", 0.9, step=10)

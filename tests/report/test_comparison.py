@@ -51,6 +51,16 @@ def test_paired_differences_are_those_of_the_second_over_the_first(three):
     assert "Probability that the gap shrank" in found["Held-out accuracy: strong minus weak"].caption
 
 
+def test_category_called_as_a_summary_is_drawn_among_the_categories(tmp_path):
+    names = ("worst category", "Drugs")
+    workdirs = [runs.write_run(tmp_path / name, names=names) for name in ("one", "two")]
+    drawn = figures(workdirs)[0]["Held-out accuracy: two minus one"]
+    assert [row["what"] for row in drawn.table.records()].count("worst category") == 2
+    assert drawn.draw is not None
+    labels = [mark for mark in drawn.draw(760).marks if getattr(mark, "text", "") == "worst category"]
+    assert [label.bold for label in labels] == [False, True]
+
+
 def test_settings_that_differ_are_shown_and_no_others(three):
     found, _ = figures(three)
     rows = {row["setting"]: row for row in found["Settings that differ"].table.records()}

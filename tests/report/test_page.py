@@ -188,6 +188,15 @@ def test_pairs_without_a_category_are_shown_apart(tmp_path):
     assert rows[2]["pairs"] == 3
 
 
+def test_category_called_as_a_summary_of_pairs_has_a_row_of_its_own(tmp_path):
+    workdir = runs.write_run(tmp_path / "run", names=("all pairs", "Drugs"))
+    (section,) = [s for s in read_document([workdir]).parts[0].sections if s.key == "heldout"]
+    after = json.loads((workdir / "evaluation" / "after.json").read_text())
+    rows = [(row["category"], row["after"]) for row in section.figures[0].table.records()]
+    assert sorted(rows[:2]) == sorted((name, one["accuracy"]) for name, one in after["categories"].items())
+    assert rows[2] == ("all pairs", after["overall"]["accuracy"])
+
+
 def test_panels_begin_with_the_most_violations(full_run):
     document = read_document([full_run])
     (section,) = [s for s in document.parts[0].sections if s.key == "margins"]

@@ -93,12 +93,12 @@ def _caption(run: RunRecord, group: SafetyGroup) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _rates(group: SafetyGroup) -> dict[str, Rates]:
-    """By category, the largest gain first, and last of all prompts."""
+def _rates(group: SafetyGroup) -> dict[str | None, Rates]:
+    """By category, the largest gain first, and last, under None, of all prompts."""
     names = dict.fromkeys(name for one in group.all for name in one.categories)
-    rates: dict[str, Rates] = {name: [one.categories.get(name) for one in group.all] for name in names}
+    rates: dict[str | None, Rates] = {n: [one.categories.get(n) for one in group.all] for n in names}
     ordered = dict(sorted(rates.items(), key=lambda item: _order(item[1], group)))
-    return ordered | {ALL: [one.overall for one in group.all]}
+    return ordered | {None: [one.overall for one in group.all]}
 
 
 def _order(rates: Rates, group: SafetyGroup) -> float:
@@ -137,24 +137,29 @@ def lower_end(rows: Sequence[Row]) -> float:
     return 0.5 if min(lows, default=0.0) >= 0.55 else 0.0
 
 
-def _row(run: RunRecord, name: str, rates: Rates, group: SafetyGroup) -> Row:
+def _row(run: RunRecord, name: str | None, rates: Rates, group: SafetyGroup) -> Row:
     least, gain = _allowed(run, name, group), _gain(rates, group)
     intervals = [None if rate is None else rate.shown(group.corrected) for rate in rates]
     last = intervals[-1]
     short = bool(group.after) and least is not None and last is not None and last.value < least
-    return Row(name, intervals, "" if gain is None else figure(gain, "points"), least, short, name == ALL)
+    note = "" if gain is None else figure(gain, "points")
+    return Row(ALL if name is None else name, intervals, note, least, short, summary=name is None)
 
 
-def _allowed(run: RunRecord, name: str, group: SafetyGroup) -> float | None:
+def _allowed(run: RunRecord, name: str | None, group: SafetyGroup) -> float | None:
     """The safe rate that a category's target allows, in the newest result with a certificate if there is one."""
     certified = next((one for one in reversed(group.all) if one.certificate), None)
-    target = None if name == ALL else run.target(name, certified)
+    target = None if name is None else run.target(name, certified)
     return None if target is None else 1.0 - target
 
 
-def _cells(name: str, rates: Rates, least: float | None, group: SafetyGroup) -> list[Cell]:
+def _cells(name: str | None, rates: Rates, least: float | None, group: SafetyGroup) -> list[Cell]:
     shown = next((rate for rate in reversed(rates) if rate is not None), None)
-    cells: list[Cell] = [name, *((shown.prompts, shown.unjudged) if shown else (None, None)), least]
+    cells: list[Cell] = [
+        ALL if name is None else name,
+        *((shown.prompts, shown.unjudged) if shown else (None, None)),
+        least,
+    ]
     for rate, one in zip(rates, group.all, strict=True):
         for corrected in (False, True)[: 1 + one.corrected]:
             interval = None if rate is None else rate.shown(corrected)

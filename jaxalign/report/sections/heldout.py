@@ -14,6 +14,8 @@ from jaxalign.report.svg import Drawing
 
 ALL, NO_CATEGORY = "all pairs", "(no category)"
 SUMMARIES = (NO_CATEGORY, ALL)
+Key = tuple[bool, str]
+"""Whether a row is a summary, and its name: a category may be called what a summary is."""
 NO_HELDOUT = (
     "The run has no held-out figures: name data.heldout or data.heldout_fraction in its configuration, and train to "
     "the last step."
@@ -59,16 +61,17 @@ def gap_section(run: RunRecord) -> Section:
 def _accuracy_figure(run: RunRecord) -> Figure:
     assert run.after is not None
     start, end = _groups(run.before), _groups(run.after)
-    names = sorted(run.after["categories"], key=lambda name: _loss_of(start.get(name), end[name]))
+    ordered = sorted(end, key=lambda key: (key[0], 0 if key[0] else _loss_of(start.get(key), end[key])))
     rows, cells = [], []
-    for name in (*names, *(name for name in SUMMARIES if name in end)):
-        then, value = start.get(name, {}).get("accuracy"), end[name]["accuracy"]
-        pairs = _pairs_of(run.pairs, name)
+    for key in ordered:
+        summary, name = key
+        then, value = start.get(key, {}).get("accuracy"), end[key]["accuracy"]
+        pairs = _pairs_of(run.pairs, key)
         now = pairs.accuracy if pairs else _dot(value)
         gain = None if then is None or value is None else value - then
-        rows.append(Row(name, [_dot(then), now], figure(gain, "points"), summary=name in SUMMARIES))
+        rows.append(Row(name, [_dot(then), now], figure(gain, "points"), summary=summary))
         bounds = (now.low, now.high) if now else (None, None)
-        cells.append((name, end[name]["pairs"], pairs.prompts if pairs else None, then, value, *bounds))
+        cells.append((name, end[key]["pairs"], pairs.prompts if pairs else None, then, value, *bounds))
     columns = [Column("category"), Column("pairs", "count"), Column("prompts", "count")]
     columns += [Column(part, "rate") for part in ("before", "after", "after, low", "after, high")]
     low = 0.4 if lower_end([Row("", row.intervals[1:]) for row in rows]) else 0.0
@@ -77,12 +80,14 @@ def _accuracy_figure(run: RunRecord) -> Figure:
     return Figure("Accuracy, ordered by gain", "Gain in points.", Table(columns, cells), draw)
 
 
-def _groups(report: Mapping[str, Any] | None) -> dict[str, dict[str, float | None]]:
+def _groups(report: Mapping[str, Any] | None) -> dict[Key, dict[str, float | None]]:
     """Figures of every category and of the groups of SUMMARIES that have pairs."""
     if report is None:
         return {}
-    others = {NO_CATEGORY: report.get("without_category"), ALL: report["overall"]}
-    return report["categories"] | {name: figures for name, figures in others.items() if figures is not None}
+    others = zip(SUMMARIES, (report.get("without_category"), report["overall"]), strict=True)
+    return {(False, name): figures for name, figures in report["categories"].items()} | {
+        (True, name): figures for name, figures in others if figures is not None
+    }
 
 
 def _draw_rows(rows: list[Row], axis: RowAxis, width: float) -> Drawing:
@@ -98,10 +103,12 @@ def _loss_of(before: dict[str, float | None] | None, after: dict[str, float | No
     return 1.0 if end is None else (0.5 if start is None else start) - end
 
 
-def _pairs_of(pairs: HeldoutPairsSummary | None, name: str) -> CategoryPairs | None:
+def _pairs_of(pairs: HeldoutPairsSummary | None, key: Key) -> CategoryPairs | None:
     if pairs is None:
         return None
-    return pairs.overall if name == ALL else pairs.categories.get(name)
+    if key == (True, ALL):
+        return pairs.overall
+    return None if key[0] else pairs.categories.get(key[1])
 
 
 def _dot(value: float | None) -> Interval | None:
