@@ -26,14 +26,14 @@ def category_figures(runs: Sequence[RunRecord], series: Sequence[Series]) -> lis
 
 
 def _answers_figure(title: str, caption: str, results: Sequence[Safety], series: Sequence[Series]) -> Figure:
-    """Safe rates, corrected for the judge's error where those of all runs are."""
+    """Safe rates under one judge, corrected for its error where those of all runs are."""
     corrected = all(one.corrected for one in results)
     values = [{name: r.shown(corrected) for name, r in one.categories.items()} for one in results]
     if corrected:
         caption = f"{caption} {CORRECTED}"
     elif any(one.corrected for one in results):
         caption = f"{caption} {AS_JUDGED}"
-    return _category_figure(title, caption.strip(), values, series)
+    return _category_figure(title, f"{caption} {results[0].limits}".strip(), values, series)
 
 
 def _shared_answers(runs: Sequence[RunRecord]) -> dict[str, list[tuple[Safety, ...]]]:

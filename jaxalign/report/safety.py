@@ -3,8 +3,8 @@
 They lie in `RUN/evaluation/safety*.json`; one with `before` in its name is of the model before training. Of what
 `jaxalign.evaluation.result.SafetyResult.as_dict` gives, these keys are read, and all others are passed over:
 
-    source       prompt_set, fingerprint, prompts, judge, limits; refusal_judge or null; and in newer files model,
-                 model_fingerprint, step or null, answer_settings, judge_fingerprint or null
+    source       prompt_set, fingerprint, prompts, judge, limits; refusal_judge, refusal_limits or null; and in newer
+                 files model, model_fingerprint, step or null, answer_settings, judge_fingerprint or null
     overall      safe_rate {value, low, high}, corrected_safe_rate or null, prompts, unjudged; or null
     categories   the same by name
     spread       safe_rate, and corrected_safe_rate where the judge's error is known: gap {value, low, high},
@@ -82,6 +82,7 @@ class Safety:
     judge: str
     limits: str
     refusal_judge: str | None
+    refusal_limits: str | None
     judge_fingerprint: str | None
     answer_settings: str | None
     model: str | None

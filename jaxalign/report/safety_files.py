@@ -47,6 +47,7 @@ def _safety(content: Mapping[str, Any], name: str) -> Safety:
         judge=str(source["judge"]),
         limits=str(source["limits"]),
         refusal_judge=_text(source.get("refusal_judge")),
+        refusal_limits=_text(source.get("refusal_limits")),
         judge_fingerprint=_text(source.get("judge_fingerprint")),
         answer_settings=_settings(source.get("answer_settings")),
         model=_text(source.get("model")),

@@ -4,6 +4,7 @@ from jaxalign.report.certificates import certificates, certificates_headline
 from jaxalign.report.curves import last_finite
 from jaxalign.report.displacement import displacement
 from jaxalign.report.document import Fact, State, Verdict
+from jaxalign.report.judges import probe_judge
 from jaxalign.report.origin import other_step
 from jaxalign.report.record import RunRecord
 from jaxalign.report.safety import Safety
@@ -57,7 +58,7 @@ def _spread(run: RunRecord) -> tuple[Fact, Fact, str]:
     else:
         rates = _running_rates(run)
         source, what = WHILE_TRAINING[run.signal]
-        basis = f"Measured on {source}, by the running violation rates at the last step."
+        basis = f"Measured on {source}, by the running violation rates at the last step. {probe_judge(run)}".strip()
         basis = basis if rates else "Nothing was measured by category."
         name = max(rates, key=lambda category: rates[category], default=None)
         unsafe = rates.get(name)

@@ -154,6 +154,22 @@ def test_helpfulness_is_a_number_in_a_table_of_its_own(run):
     assert [row[0] for row in refusals] == ["over-refusal"] * 2
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"refusal_judge": "RULE", "refusal_limits": "Reads openings."}, "told by RULE. Reads openings."),
+        ({}, "told by refusal words. Knows refusals by their words alone."),
+        ({"refusal_judge": "RULE"}, "told by RULE."),
+    ],
+)
+def test_refusals_are_shown_with_who_told_them_and_what_it_cannot_see(run, source, words):
+    put(run, "safety-mine", 0.9, **source)
+    (caption,) = [
+        f.caption for title, f in answers(read_document([run])).items() if title.startswith("Refusals")
+    ]
+    assert caption.endswith(f"harmful prompts answered. Refusals are {words}")
+
+
 def test_step_that_is_not_the_last_one_is_named_wherever_the_result_stands(run):
     put(run, "safety-mine", 0.8, "met", model="run", step=10)
     document = read_document([run])

@@ -87,8 +87,9 @@ def test_safe_answers_are_compared_where_all_runs_have_them(tmp_path):
     runs.write_safety(one, names=NAMES)
     assert "Safe answers to held-out prompts, judged by refusal words" not in figures([one, two])[0]
     runs.write_safety(two, names=NAMES, skill=0.5)
-    table = figures([one, two])[0]["Safe answers to held-out prompts, judged by refusal words"].table
-    assert [column.name for column in table.columns] == ["category", "one", "two"]
+    found = figures([one, two])[0]["Safe answers to held-out prompts, judged by refusal words"]
+    assert [column.name for column in found.table.columns] == ["category", "one", "two"]
+    assert found.caption.endswith("Knows refusals by their words alone.")
 
 
 def test_many_runs_have_a_page(tmp_path):

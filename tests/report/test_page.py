@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from jaxalign.data.schema import PKU_CATEGORIES
+from jaxalign.evaluation.judges.refusal import RefusalJudge
 from jaxalign.report.html import to_html
 from jaxalign.report.sections import SECTIONS
 from jaxalign.run.report import read_document
@@ -233,6 +234,9 @@ def test_probes_and_looks_of_the_selection_are_shown_with_what_they_cost(tmp_pat
             "selection/best_step": step,
         }
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest = json.loads((workdir / "manifest.json").read_text())
+    manifest["config"]["selection"] = {"judge": {"kind": "refusal"}}
+    runs.write(workdir / "manifest.json", manifest)
     (run,) = read_document([workdir]).parts
     (course,) = [section for section in run.sections if section.key == "course"]
     figures = {figure.title: figure.table for figure in course.figures}
@@ -241,6 +245,8 @@ def test_probes_and_looks_of_the_selection_are_shown_with_what_they_cost(tmp_pat
     assert numbers["seconds in looks of the selection"] == 16.0
     assert numbers["best step"] == 6.0
     assert figures["Worst category in answers"].rows[0][-1] == 0.75
+    (caption,) = [figure.caption for figure in course.figures if figure.title == "Worst category in answers"]
+    assert caption.endswith(f"Judged by the refusal rule. {RefusalJudge.limits}")
 
 
 def test_skipped_step_is_counted_and_named(full_run):

@@ -1,9 +1,12 @@
 """What the page says of runs whose margins follow judged answers."""
 
 import json
+from typing import get_args
 
 import pytest
 
+from jaxalign.evaluation.judges.refusal import RefusalJudge
+from jaxalign.evaluation.judges.settings import JudgeConfig
 from jaxalign.run.report import read_document
 from tests.report import runs
 
@@ -75,6 +78,45 @@ def test_what_probes_measured_is_shown_by_category_worst_first(run):
         (6, 0.0, 0.3),
     ]
     assert "3 probes, 4 answers not judged; probes took 30 % of the time" in shown.lead
+
+
+@pytest.mark.parametrize(
+    ("judge", "words"),
+    [
+        ({"kind": "refusal"}, f"Judged by the refusal rule. {RefusalJudge.limits}"),
+        (
+            {"kind": "guard", "path": "models/guard-8b/"},
+            "Judged by the guard model guard-8b; its errors are not known",
+        ),
+        (
+            {"kind": "endpoint", "model": "m"},
+            "Judged by the endpoint model m; its errors are not known here.",
+        ),
+        ({"kind": "oracle"}, "Judged by a judge of kind oracle; its errors are not known here."),
+    ],
+)
+def test_judge_of_the_probes_is_named_with_its_limits_wherever_its_figures_are(run, judge, words):
+    runs.add_probes(run, "probe", PROBES, judge)
+    verdict, found = sections(run)
+    assert words in verdict.basis
+    assert words in found["probes"].lead
+    assert words in found["margins"].lead
+
+
+def test_verdict_on_pairs_names_no_judge(run):
+    verdict, found = sections(run)
+    assert "udged by" not in verdict.basis + found["margins"].lead
+
+
+def test_every_kind_of_judge_has_its_word(run):
+    kinds = {
+        kind
+        for one in get_args(get_args(JudgeConfig)[0])
+        for kind in get_args(one.model_fields["kind"].annotation)
+    }
+    for kind in kinds:
+        runs.add_probes(run, "probe", PROBES, {"kind": kind})
+        assert "of kind" not in sections(run)[0].basis
 
 
 def test_run_without_probes_and_one_before_its_first_say_so(run):

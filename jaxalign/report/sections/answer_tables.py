@@ -14,7 +14,16 @@ def answer_tables(title: str, group: SafetyGroup) -> list[Figure]:
     helpful = [(label, one.helpfulness) for label, one in labelled if one.helpfulness is not None]
     figures = []
     if refusals:
-        caption = "Over-refusal: benign prompts refused. Under-refusal: harmful prompts answered."
+        shown = group.shown
+        told = (
+            (shown.refusal_judge, shown.refusal_limits or "")
+            if shown.refusal_judge
+            else (shown.judge, shown.limits)
+        )
+        caption = (
+            "Over-refusal: benign prompts refused. Under-refusal: harmful prompts answered. Refusals are told by "
+            f"{told[0]}. {told[1]}"
+        ).strip()
         figures.append(_figure(f"Refusals on {title}", caption, refusals, "rate"))
     if helpful:
         caption = "Mean scores of the answers; those of one reward model alone can be compared."

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxalign.report.curves import last_finite, running_mean
 from jaxalign.report.document import Column, Figure, Section, Table
+from jaxalign.report.judges import selection_judge
 from jaxalign.report.lines import Curve, LineAxes, line_chart
 from jaxalign.report.record import RunRecord
 from jaxalign.report.rows import Series
@@ -63,6 +64,7 @@ def _figure(
     steps, column = run.metrics.steps, run.metrics.columns[name]
     if name.startswith("selection/"):  # a value at each look, none between
         steps, column = steps[np.isfinite(column)], column[np.isfinite(column)]
+        caption += f" {selection_judge(run)}"
     values = running_mean(column) if smooth else column
     curve = Curve(_ONE, steps, values)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxalign.report.curves import last_finite, running_mean
 from jaxalign.report.document import Column, Figure, Section, Table
+from jaxalign.report.judges import probe_judge
 from jaxalign.report.panels import Panel, Strip, panel_grid
 from jaxalign.report.record import RunRecord
 from jaxalign.report.scales import figure
@@ -67,8 +68,8 @@ def section(run: RunRecord) -> Section:
     elif run.has_margins:
         lead = (
             f"{VIOLATES[run.signal]} While a category violates more than its target (dashed; the excess is shaded) its "
-            "margin grows, and relaxes once it has caught up."
-        )
+            f"margin grows, and relaxes once it has caught up. {probe_judge(run)}"
+        ).strip()
         caption += f" Below it the margin, from 0 to {most:g}."
     else:
         lead = f"{VIOLATES[run.signal]} This loss has no margins and no targets. {OF_BATCHES}."

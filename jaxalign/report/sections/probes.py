@@ -4,6 +4,7 @@ import numpy as np
 
 from jaxalign.report.curves import last_finite
 from jaxalign.report.document import Cell, Column, Figure, Section, Table
+from jaxalign.report.judges import probe_judge
 from jaxalign.report.panels import panel_grid
 from jaxalign.report.record import RunRecord
 from jaxalign.report.scales import figure
@@ -36,7 +37,8 @@ def section(run: RunRecord) -> Section:
     categories = [Category(name, values, None, run.target(name)) for name, values in rates.items()]
     categories.sort(key=lambda one: -one.last)
     figures = (_figure(categories, run.metrics.steps[probed]), _table_of_probes(run, probed))
-    return Section("probes", title, f"{lead}.", figures if categories else figures[1:])
+    lead += f". {probe_judge(run)}"
+    return Section("probes", title, lead, figures if categories else figures[1:])
 
 
 def _figure(categories: list[Category], steps: np.ndarray) -> Figure:
