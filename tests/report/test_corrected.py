@@ -2,8 +2,10 @@
 
 import pytest
 
+from jaxalign.evaluation.safety import evaluate_answers
 from jaxalign.report.safety_files import read_safety
 from jaxalign.run.report import read_document
+from tests.evaluation import judged
 from tests.report import runs
 
 NAMES = ("Violence", "Drugs")
@@ -72,6 +74,22 @@ def test_category_without_a_corrected_rate_leaves_the_whole_result_as_judged(run
     (found,) = read_safety(run / "evaluation")
     assert not found.corrected
     assert shown(run)[0].facts[0].value == "Violence"
+
+
+def test_corrected_figures_of_the_evaluation_itself_are_read(tmp_path):
+    answers = judged.answers_of(*[("s", "Violence")] * 7, *[("u", "Violence")] * 3, *[("s", "Drugs")] * 9)
+    result = evaluate_answers(answers, judge_error=judged.accuracy_of(80, 20, 90, 10), num_resamples=100)
+    runs.write(tmp_path / "safety.json", result.as_dict())
+    (found,) = read_safety(tmp_path)
+    spread = result.spread["corrected_safe_rate"]
+    assert found.corrected
+    assert found.worst is not None
+    assert (found.worst[0], found.worst[1].shown(corrected=True).value) == (
+        spread.worst_category,
+        spread.worst.value,
+    )
+    assert found.gap is not None
+    assert found.gap.value == spread.gap.value != result.spread["safe_rate"].gap.value
 
 
 def test_certificate_says_which_of_its_shares_hold_the_error(run):

@@ -86,7 +86,7 @@ def _caption(run: RunRecord, group: SafetyGroup) -> str:
         words = origin(run, one)
         parts += [f"{label.capitalize()}: {words}."] if words else []
     if group.corrected:
-        parts.append(f"{CORRECTED} The data have the rates as judged, too.")
+        parts.append(f"{CORRECTED} In the data, columns that do not say so are as judged.")
     elif any(one.corrected for one in group.all):
         parts.append(f"{AS_JUDGED} Corrected ones are in the data, and in the verdict.")
     parts += [f"{shown.num_prompts} prompts.", shown.limits, *shown.notes]
