@@ -5,7 +5,6 @@ import json
 import os
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from jaxalign.errors import JaxalignError
+from jaxalign.evaluation.judges.deadline_client import DeadlineClient, TooLargeError
 from jaxalign.evaluation.judges.interface import JudgeError
 from jaxalign.evaluation.judges.settings import EndpointConfig
 
@@ -72,7 +72,7 @@ class ChatClient:
         self._config, self._budget = config, budget
         self._key = api_key(config.api_key_env)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._http = httpx2.Client(headers=headers, timeout=config.timeout)
+        self._http = DeadlineClient(headers, config.timeout)
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._silent = 0  # conversations in a row without an answer
         self.failures: Counter[str] = Counter()
@@ -159,23 +159,16 @@ class ChatClient:
             raise _AttemptError(f"garbage: {str(error).partition(':')[0]:.80}", replied=True) from error
 
     def _post(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers and content. The time limit holds for the whole, however slowly bytes trickle in."""
-        deadline = time.monotonic() + self._config.timeout
+        """Status, headers and content."""
         url = self._config.url.rstrip("/") + "/chat/completions"
-        content = bytearray()
         try:
-            with self._http.stream("POST", url, json=body) as response:
-                for chunk in response.iter_bytes():
-                    content += chunk
-                    if time.monotonic() > deadline:
-                        raise _AttemptError("time-out")
-                    if len(content) > LARGEST_REPLY:
-                        raise _AttemptError(f"a reply of more than {LARGEST_REPLY} bytes", replied=True)
-        except httpx2.TimeoutException as error:
+            return self._http.post(url, body, largest=LARGEST_REPLY)
+        except TimeoutError as error:
             raise _AttemptError("time-out") from error
+        except TooLargeError as error:
+            raise _AttemptError(str(error), replied=True) from error
         except httpx2.RequestError as error:
             raise _AttemptError(type(error).__name__) from error
-        return response.status_code, response.headers, bytes(content)
 
     def _text(self, content: bytes) -> str:
         """The text of a reply, whose tokens are counted. Raises ValueError for what is no chat completion."""

@@ -118,8 +118,13 @@ class EndpointConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+            (parts.hostname or "").encode("idna")
+        except ValueError:  # of the port, or of a host that no name server knows
+            sound = False
+        if not sound:
             raise ValueError(f"`url` is {self.url!r}: expected one such as http://localhost:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(

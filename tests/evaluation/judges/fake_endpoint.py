@@ -13,12 +13,12 @@ Messages = list[dict[str, str]]
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What the server does with one request. `stall` waits for the end of the test, `trickle` never ends."""
+    """What the server does with one request. `stall` waits for the end of the test, trickling never ends."""
 
     body: bytes = b""
     status: int = 200
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    fault: str = ""  # drop, stall or trickle
+    fault: str = ""  # drop, stall, trickle or trickle_headers
 
 
 def completion(text: Any, usage: Any = None) -> Reply:
@@ -92,20 +92,27 @@ class FakeEndpoint:
                 if reply.fault in ("drop", "stall"):
                     self.close_connection = True
                     return
+                if reply.fault == "trickle_headers":
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nX-A: ")
+                    self._trickle(b"a")
+                    return
                 self.send_response(reply.status)
                 for name, value in reply.headers.items():
                     self.send_header(name, value)
                 if reply.fault == "trickle":
                     self.send_header("Content-Length", "100000")
                     self.end_headers()
-                    while not endpoint.over.is_set():
-                        self.wfile.write(b" ")
-                        self.wfile.flush()
-                        time.sleep(0.02)
+                    self._trickle(b" ")
                     return
                 self.send_header("Content-Length", str(len(reply.body)))
                 self.end_headers()
                 self.wfile.write(reply.body)
+
+            def _trickle(self, byte: bytes) -> None:
+                while not endpoint.over.is_set():
+                    self.wfile.write(byte)
+                    self.wfile.flush()
+                    time.sleep(0.02)
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -95,13 +95,18 @@ def test_one_failure_is_tried_again(endpoint, fault):
     assert len(endpoint.requests) == len(CONVERSATIONS) + 1
 
 
-@pytest.mark.parametrize("fault", ["stall", "trickle", "drop"])
-def test_a_server_without_answer_is_unjudged_after_all_attempts(endpoint, fault):
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [*((fault, "time-out") for fault in ("stall", "trickle", "trickle_headers")), ("drop", "RemoteProtocol")],
+)
+def test_a_server_without_answer_is_unjudged_after_all_attempts(endpoint, caplog, fault, reason):
     endpoint.reply = lambda _: Reply(fault=fault)
-    found = endpoint_judge(endpoint, timeout=0.2, max_attempts=2)([ASK], ["a"])
+    with caplog.at_level(logging.WARNING):
+        found = endpoint_judge(endpoint, timeout=0.2, max_attempts=2)([ASK], ["a"])
     assert found.num_unjudged == 1
     assert not found.safe.any()
     assert len(endpoint.requests) == 2
+    assert reason in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,15 @@ def test_settings_survive_json(values):
         ({"kind": "guard", "path": "m", "safe_word": "unsafe"}, "both 'unsafe'; give two words"),
         ({"kind": "guard", "path": "m", "categories": []}, "at least 1 item"),
         ({**ENDPOINT, "url": "localhost:8000"}, "expected one such as http://localhost:8000/v1"),
+        *(
+            ({**ENDPOINT, "url": url}, "expected one such as http://localhost:8000/v1")
+            for url in (
+                "http://localhost:abc/v1",
+                "http://localhost:99999/v1",
+                "http://a..b/v1",
+                "http://[::1/v1",
+            )
+        ),
         ({**ENDPOINT, "url": "http://u:p@localhost/v1"}, "give a key through api_key_env alone"),
         ({**ENDPOINT, "url": "http://localhost/v1?key=1"}, "give a key through api_key_env alone"),
         ({**ENDPOINT, "parameters": {"stream": True}}, r"`parameters` holds \['stream'\]"),
