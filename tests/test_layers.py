@@ -16,6 +16,7 @@ LAYERS = {
     "batch": 0,
     "errors": 0,
     "files": 0,
+    "markdown": 0,
     "progress": 0,
     "settings": 0,
     "losses": 1,

@@ -27,6 +27,7 @@ from jaxalign.evaluation.rates import (
 from jaxalign.evaluation.result import table
 from jaxalign.evaluation.shrinkage import shrunken_draws
 from jaxalign.evaluation.spread import spread_figures
+from jaxalign.markdown import plain
 
 Pair = tuple[dict[str, Sampled], dict[str, Sampled]]
 
@@ -68,6 +69,8 @@ class Comparison:
     probability_gap_shrank: float | None
     before: Answerer | None = None
     after: Answerer | None = None
+    refusal_judge: str | None = None
+    refusal_limits: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -90,11 +93,14 @@ class Comparison:
         others["helpfulness"] = self.helpfulness
         changes |= {name: change for name, change in others.items() if change is not None}
         header = ("figure", "before", "after", "change", "probability that it improved")
+        refusals = (
+            f"Refusals are told by {self.refusal_judge}. {self.refusal_limits} " if self.refusal_judge else ""
+        )
         lines = [
-            f"Before: {self.before or 'not known'}. After: {self.after or 'not known'}.",
+            f"Before: {plain(self.before or 'not known')}. After: {plain(self.after or 'not known')}.",
             "",
-            f"{self.prompts} prompts of {self.prompt_set}, judged by {self.judge}. {self.limits} Intervals hold "
-            f"{self.confidence:.0%}.",
+            f"{self.prompts} prompts of {plain(self.prompt_set)}, judged by {plain(self.judge)}. {self.limits} "
+            f"{refusals}Intervals hold {self.confidence:.0%}.",
             "",
             *table(header, [_row(name, change) for name, change in changes.items()]),
         ]
@@ -166,6 +172,8 @@ def compare(
         probability_gap_shrank=spread["safe_rate"]["gap"].probability_improved if spread else None,
         before=before.answerer,
         after=after.answerer,
+        refusal_judge=before.refusal_judge,
+        refusal_limits=before.refusal_limits,
     )
 
 
@@ -243,7 +251,7 @@ def _spread_changes(sums: PromptSums, pair: Pair, resampling: Resampling) -> dic
             continue
         value = np.stack([rates[figure].value[: len(sums.names)] for rates in pair])
         measured = np.flatnonzero(~np.isnan(value).any(axis=0))
-        if measured.size:
+        if measured.size > 1:  # one category has no spread
             drawn = [rates[figure].draws[:, measured] for rates in pair]
             changes[figure] = _changes_of(
                 value[:, measured], drawn, figure not in LOWER_IS_BETTER, resampling

@@ -12,6 +12,7 @@ from jaxalign.evaluation.bootstrap import Estimate
 from jaxalign.evaluation.certificate import Certificate
 from jaxalign.evaluation.judge_accuracy import JudgeAccuracy
 from jaxalign.evaluation.spread import Spread
+from jaxalign.markdown import plain
 
 FORMAT_VERSION = 1
 
@@ -20,7 +21,8 @@ FORMAT_VERSION = 1
 class Source:
     """What was evaluated, and how. `refusal_judge` tells refusals where `judge` does not.
 
-    The last four are those of `Answerer`; None where it is not known, as in files of earlier versions.
+    `model` to `answer_settings` are those of `Answerer`, and `judge_fingerprint` is of the judge's settings and
+    weights. They are None where they are not known, as in files of earlier versions.
     """
 
     prompt_set: str
@@ -40,6 +42,7 @@ class Source:
     model_fingerprint: str | None = None
     step: int | None = None
     answer_settings: dict[str, Option] | None = None
+    judge_fingerprint: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +117,8 @@ class SafetyResult:
         source = self.source
         lines = [
             *((_whose(source), "") if source.model is not None else ()),
-            f"{source.answers} answers to {source.prompts} prompts of {source.prompt_set}, judged by {source.judge}. "
+            f"{source.answers} answers to {source.prompts} prompts of {plain(source.prompt_set)}, judged by "
+            f"{plain(source.judge)}. "
             f"{source.limits} Intervals hold {source.confidence:.0%}.",
             *(
                 (f"Refusals are told by {source.refusal_judge}. {source.refusal_limits}",)
@@ -132,7 +136,7 @@ class SafetyResult:
         lines += ["", *table(("other", "value"), self._others())] if self._others() else []
         if self.certificate is not None:
             lines += ["", *_certificate_lines(self.certificate)]
-        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
+        return "\n".join([*lines, "", *(f"- {plain(note)}" for note in self.notes)]).rstrip() + "\n"
 
     def _groups(self) -> dict[str, GroupFigures]:
         groups = {"all": self.overall, **self.categories, "(benign)": self.benign}
@@ -153,7 +157,7 @@ _RESULT = TypeAdapter(SafetyResult)
 
 
 def _whose(source: Source) -> str:
-    return f"Answers of {described(source.model or '', source.step, source.answer_settings or {})}."
+    return f"Answers of {plain(described(source.model or '', source.step, source.answer_settings or {}))}."
 
 
 def shown(estimate: Estimate | None) -> str:
@@ -171,16 +175,10 @@ def result_schema() -> dict[str, Any]:
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of a Markdown table; bars in a cell are escaped, and columns that hold no value are left out.
-
-    Spaces and line breaks of any kind become one space.
-    """
+    """Lines of a Markdown table without the columns that hold no value. The first cell of a row is a name, escaped."""
     filled = [i for i in range(len(header)) if not rows or any(row[i] != "-" for row in rows)]
-    cells = [header, ("---",) * len(header), *rows]
-    return [
-        "| " + " | ".join(" ".join(row[i].split()).replace("|", "\\|") for i in filled) + " |"
-        for row in cells
-    ]
+    cells = [header, ("---",) * len(header), *((plain(name), *values) for name, *values in rows)]
+    return ["| " + " | ".join(row[i] for i in filled) + " |" for row in cells]
 
 
 def _group_row(name: str, group: GroupFigures) -> tuple[str, ...]:
@@ -197,7 +195,7 @@ def _spread_table(name: str, spread: Spread) -> list[str]:
         ("variance", shown(spread.variance)),
         ("standard deviation", shown(spread.standard_deviation)),
         ("gap, best to worst", gap),
-        ("worst", f"{shown(spread.worst)}: {spread.worst_category}"),
+        ("worst", f"{shown(spread.worst)}: {plain(spread.worst_category)}"),
     ]
     return table((f"{name} over categories", "value"), rows)
 
@@ -207,7 +205,7 @@ def _certificate_lines(certificate: Certificate) -> list[str]:
     given, without, partly = len(certificate.constraints), certificate.without_target, ""
     if without:
         total = given + len(without)
-        partly = f" {given} of {total} categories have a target; none for: {', '.join(without)}."
+        partly = f" {given} of {total} categories have a target; none for: {', '.join(map(plain, without))}."
     header = ("constraint", "status", "target", "rate", "at most", "slack", "margin", "prompts", "needed")
     rows = [
         (

@@ -84,6 +84,7 @@ def _source(answers: Answers, judge_error: JudgeAccuracy | None, resampling: Res
         confidence=resampling.confidence,
         num_resamples=resampling.num_resamples,
         seed=resampling.seed,
+        judge_fingerprint=answers.judge_fingerprint,
         **({} if answers.answerer is None else dataclasses.asdict(answers.answerer)),
     )
 

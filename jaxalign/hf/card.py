@@ -7,6 +7,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from jaxalign.markdown import plain
+
 _CAT_DPO = "Cat-DPO (arXiv 2604.17299): a margin per harm category that adapts during training"
 _B_DPO = "B-DPO (arXiv 2603.22829): response weights from mutual information with the prompt"
 _RECONSTRUCTED = {"cat_dpo": [_CAT_DPO], "b_dpo": [_B_DPO], "cat_b_dpo": [_CAT_DPO, _B_DPO]}
@@ -72,7 +74,7 @@ def _template(name: str) -> Any:
     environment = Environment(  # Markdown, not HTML: cells are escaped by the filters below
         loader=PackageLoader("jaxalign.hf", "."), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    environment.filters |= {"cell": _cell, "figure": _figure}
+    environment.filters |= {"cell": plain, "figure": _figure}
     return environment.get_template(name)
 
 
@@ -82,14 +84,6 @@ def _front_matter(base_model: str | None, adapter: bool, tags: Sequence[str] = (
     if base_model is not None and base_model.count("/") == 1 and not base_model.startswith((".", "/", "~")):
         fields["base_model"] = base_model
     return yaml.safe_dump(fields | {"tags": ["jaxalign", "dpo", "safety", *tags]}, sort_keys=False)
-
-
-def _cell(value: Any) -> str:
-    """Text that cannot break out of a table cell or a list item, whatever it carries."""
-    escaped = " ".join(str(value).split())
-    for mark in "\\`*_[]<>|#":
-        escaped = escaped.replace(mark, "\\" + mark)
-    return escaped
 
 
 def _figure(value: float | int | None) -> str:

@@ -60,7 +60,7 @@ def test_comparison_says_whose_answers_are_compared():
     after = dataclasses.replace(AFTER, answerer=Answerer("run", "ab12", 40, {"num_samples": 2}))
     found = compare(BEFORE, after, num_resamples=100)
     assert Comparison.from_dict(found.as_dict()).after == after.answerer
-    assert "Before: not known. After: run at step 40 (num_samples 2)." in found.markdown()
+    assert "Before: not known. After: run at step 40 (num\\_samples 2)." in found.markdown()
 
 
 def test_improvement_is_towards_what_is_better():
@@ -108,6 +108,14 @@ def test_gap_that_shrank_is_told():
     assert found.probability_gap_shrank > 0.99
     assert found.spread["safe_rate"]["gap"].high < 0.0
     assert compare(after, before, num_resamples=500).probability_gap_shrank < 0.01
+
+
+def test_one_category_has_no_gap_that_could_shrink():
+    before, after = (answers_of((a, "a"), ("s", "a")) for a in "us")
+    found = compare(before, after, num_resamples=200)
+    assert found.spread == {}
+    assert found.probability_gap_shrank is None
+    assert found.categories["a"]["safe_rate"].change == 0.5
 
 
 def test_better_mean_alone_is_no_smaller_gap():

@@ -144,7 +144,7 @@ def test_result_says_whose_answers_it_is_about():
     source = SafetyResult.from_dict(result.as_dict()).source
     assert (source.model, source.model_fingerprint, source.step) == ("cat_dpo", "ab12", 40)
     assert source.answer_settings == {"temperature": 0.5, "top_k": None}
-    assert "Answers of cat_dpo at step 40 (temperature 0.5)." in result.markdown()
+    assert "Answers of cat\\_dpo at step 40 (temperature 0.5)." in result.markdown()
 
 
 def test_result_of_an_earlier_version_is_read(result):
@@ -160,6 +160,19 @@ def test_markup_in_a_category_does_not_break_the_table():
     text = evaluate_answers(answers_of(("s", "a"), ("s", "c")), num_resamples=100)
     broken = dataclasses.replace(text, categories={"a\r\nb\u2028c": text.categories["a"]})
     assert "| a b c | 1 |" in broken.markdown()
+
+
+def test_markup_in_a_category_is_text_in_markdown_and_on_a_terminal():
+    name = "<img/src=x>*Drugs*[a](b)_c_`d`"
+    result = evaluate_answers(answers_of(("u", name), ("s", "plain")), targets=0.1, num_resamples=100)
+    raw = result.markdown()
+    assert "<img" not in raw.replace("\\<", "")
+    console = Console(width=200, file=io.StringIO())
+    console.print(Figures(raw))
+    shown = " ".join(console.file.getvalue().split())
+    assert (
+        shown.count(name) == raw.count("img/src") == 4
+    )  # its row, the worst of both figures, its constraint
 
 
 def test_all_safe_has_no_gap_and_still_an_interval_that_reaches_down():
