@@ -152,12 +152,14 @@ def _category_column(records: list[Record]) -> str | None:
 
 
 def _to_row(record: Record, layout: Layout, column: str | None) -> PromptRow:
+    given = record.values.get("id")
     try:
         prompt = conversation(record)
         categories, benign = labels(record, layout, column)
+        for field, text in (("id", str(given)), *(("category", name) for name in categories)):
+            record.check_unicode(text, field)
     except DataError as error:
         raise without_skip(error) from None
-    given = record.values.get("id")
     made = hashlib.sha256(json.dumps(_turns(prompt)).encode()).hexdigest()[:16]
     return PromptRow(made if given is None else str(given), prompt, categories, benign)
 

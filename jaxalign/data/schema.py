@@ -46,7 +46,10 @@ BEAVERTAILS_CATEGORIES = (
 VOCABULARIES = {"pku": PKU_CATEGORIES, "beavertails": BEAVERTAILS_CATEGORIES}
 
 NO_CATEGORY = "(none)"  # the row of tables for pairs without a category; never a category name
-RESERVED_NAMES = ("all", NO_CATEGORY, "(no category)")  # rows of tables that no category may be called
+RESERVED_NAMES = (  # rows of tables that no category may be called
+    *("all", "all prompts", "all pairs", NO_CATEGORY, "(no category)", "(benign)"),
+    *("mean of categories", "worst category", "best-to-worst gap"),
+)
 IDENTICAL = "identical responses"  # the one reason of errors that tables count by category
 
 

@@ -91,6 +91,7 @@ def _of_record(record: Record | DataError) -> Prompt:
         raise record
     given = record.get("prompt", "a text or a list of messages")
     id_ = str(record.values["id"]) if record.has("id") else None
+    record.check_unicode(id_ or "", "id")
     if isinstance(given, str):
         return Prompt((Message("user", record.text("prompt")),), given, record.origin, id_)
     expected = (
@@ -101,8 +102,9 @@ def _of_record(record: Record | DataError) -> Prompt:
         raise record.error(
             "wrong type", "prompt", got=shown(given), expected=expected, remedy="correct the row"
         )
-    for message in given:
-        record.check_unicode(message["content"], "prompt")
+    record.check_unicode(
+        json.dumps(given, ensure_ascii=False), "prompt"
+    )  # keys of messages too: all is written out
     return Prompt(
         tuple(Message(message["role"], message["content"]) for message in given), given, record.origin, id_
     )

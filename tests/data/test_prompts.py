@@ -198,7 +198,12 @@ def test_fingerprint_depends_on_content_and_not_on_order_or_name(read):
             XSTEST | {"label": "unknown"},
             "field 'label': wrong label: got str 'unknown', expected safe or unsafe",
         ),
-        (ASK | {"category": "all"}, r"reserved category: got \['all'\]"),
+        *(
+            (ASK | {"category": name}, "reserved category: got")
+            for name in ("all", "all prompts", "all pairs", "(benign)", "worst category")
+        ),
+        (ASK | {"category": "a", "id": "\ud800"}, "field 'id': lone surrogate"),
+        (ASK | {"category": "a\ud800"}, "field 'category': lone surrogate"),
     ],
 )
 def test_bad_row_is_an_error_with_its_remedy(read, row, message):

@@ -227,6 +227,11 @@ def test_prompts_that_cannot_be_read_or_answered_are_named(model: Path, tmp_path
         ({"prompt": [{"role": "assistant", "content": "Yes"}]}, "the last by the user; correct the row"),
         ({"prompt": [{"role": "robot", "content": "Yes"}]}, "messages with a role (system, user, assistant)"),
         ({"prompt": " "}, "empty text"),
+        ({"prompt": "Why?", "id": "\ud800"}, "field 'id': lone surrogate"),
+        (
+            {"prompt": [{"role": "user", "content": "Why?", "name": "\ud800"}]},
+            "field 'prompt': lone surrogate",
+        ),
     ):
         (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
         found = refusal(model, "--prompts", tmp_path / "rows.jsonl")
