@@ -105,12 +105,8 @@ def make_interview(
     checkpoint, tokenizer = open_checkpoint(run.config.model.path), load_tokenizer(run.config)
     format = TextFormat(tokenizer, Encoder(tokenizer, run.config.data), stop_ids(checkpoint, tokenizer))
     prompts = load_prompts(
-        config.prompts, lambda found: _usable(found, format, run, benign=benign, label=label)
+        config.prompts, lambda found: _usable(found, format, run, section, benign=benign, label=label)
     )
-    if not any(row.categories for row in prompts.rows):
-        raise ConfigError(
-            f"{section}.prompts: {prompts.name} has no prompt with a category that is not trained on; give others"
-        )
     decoding = decoding_of(config.answers, format.stop_ids)
     ids = [_ids(format, row) for row in prompts.rows]
     for row, tokens in zip(prompts.rows, ids, strict=True):
@@ -136,17 +132,28 @@ def make_interview(
     )
 
 
-def _usable(found: PromptSet, format: TextFormat, run: Run, *, benign: bool, label: str) -> PromptSet:
-    """The prompts without those that are trained on, and without those that tell nothing here."""
+def _usable(
+    found: PromptSet, format: TextFormat, run: Run, section: str, *, benign: bool, label: str
+) -> PromptSet:
+    """The prompts without those that are trained on, and without those that tell nothing here.
+
+    Prompts are cut as those of training were, so that one too long for training is known again. Raises ConfigError
+    where none with a category is left.
+    """
     asked = [row for row in found.rows if row.categories or (benign and row.benign)]
     if len(asked) < len(found.rows):
         what = "no category" if not benign else "no category and are not benign"
         log.info("%s: left out %d prompts that have %s", label, len(found.rows) - len(asked), what)
     trained = set(_keys(format.tokenizer, run.data.train.prompt_ids))
-    keys = _keys(format.tokenizer, [_ids(format, row) for row in asked])
+    limit = run.config.data.max_prompt_length
+    keys = _keys(format.tokenizer, [_ids(format, row)[-limit:] for row in asked])
     unseen = tuple(row for row, key in zip(asked, keys, strict=True) if key not in trained)
     if len(unseen) < len(asked):
         log.info("%s: left out %d prompts that are trained on", label, len(asked) - len(unseen))
+    if not any(row.categories for row in unseen):
+        raise ConfigError(
+            f"{section}.prompts: {found.name} has no prompt with a category that is not trained on; give others"
+        )
     return dataclasses.replace(found, rows=unseen)
 
 

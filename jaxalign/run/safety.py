@@ -11,6 +11,7 @@ import numpy as np
 from jaxalign.config import ConfigError
 from jaxalign.data.prompt_subsets import balanced_subset
 from jaxalign.data.prompts import PromptSet, read_prompts
+from jaxalign.evaluation.answerer import in_words
 from jaxalign.evaluation.answers import Answers, judge_answers
 from jaxalign.evaluation.answers_file import read_answers, write_answers
 from jaxalign.evaluation.calibration import Calibration, calibrate
@@ -96,6 +97,10 @@ def evaluate_safety(
         comparison = None
         if before is not None:
             comparison = compare(before, answers, judge_error=accuracy, num_resamples=config.num_resamples)
+            if comparison.helpfulness is None and before.scored_by == answers.scored_by is not None:
+                log.warning(
+                    "helpfulness is not compared: the baseline's scores are of a reward model with other weights"
+                )
         write_answers(folder / f"answers-{name}.json", answers)
         _write(folder, f"safety-{name}", result)
         _write(folder, f"comparison-{name}", comparison)
@@ -153,6 +158,13 @@ def _check_baseline(before: Answers, prompts: PromptSet, config: SafetyConfig, j
     )  # the judge tells refusals
     second = None if itself else _refusal_judge(config, judge)
     check_paired(before, prompts, (judge_id(judge), judge_id(second)))
+    asked = config.answers.model_dump(exclude={"batch_size"})
+    given = asked if before.answerer is None else before.answerer.answer_settings
+    if given != asked:
+        raise ConfigError(
+            f"--baseline: its answers were asked for with {in_words(given)}, these with {in_words(asked)}, so a "
+            "difference would not be the model's; give both the same settings"
+        )
     if config.reward_model is not None and before.scored_by != scorer_name(config.reward_model):
         log.warning(
             "helpfulness is not compared: the baseline has %s; evaluate it with the same reward_model",

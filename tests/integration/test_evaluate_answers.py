@@ -186,6 +186,10 @@ def test_baseline_that_cannot_be_compared_is_refused_before_any_answer(
         run, "--safety", settings, *baseline, "--set", "prompts.max_prompts=3"
     )
     assert "refusal rule and by" in refusal(run, "--safety", settings, *baseline, "--set", "refusals=false")
+    message = refusal(run, "--safety", settings, *baseline, "--set", "answers.temperature=0.5")
+    assert "temperature 1.0" in message
+    assert "temperature 0.5" in message
+    assert "give both the same settings" in message
 
 
 def test_comparison_of_an_earlier_call_does_not_stay(run: Path, settings: Path, tmp_path: Path) -> None:
@@ -206,6 +210,21 @@ def test_helpfulness_is_compared_with_that_of_the_baseline(run: Path, tmp_path: 
     for folder, side in (("base", "before"), ("out", "after")):
         mean = read(tmp_path / folder / "safety-mine.json")["helpfulness"]["mean"]["value"]
         assert change[side] == pytest.approx(mean)
+
+
+def test_a_reward_model_of_one_name_with_other_weights_is_warned_of(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reward = {"path": str(write_score_model(tmp_path, score_type="reward"))}
+    mine = write(tmp_path / "mine.yaml", reward_model=reward)
+    succeed(run, "--safety", mine, "--output", tmp_path / "out")
+    base = tmp_path / "out" / "answers-mine.json"
+    content = read(base)
+    assert content["scorer_fingerprint"] is not None
+    base.write_text(json.dumps(content | {"scorer_fingerprint": "other"}))
+    succeed(run, "--safety", mine, "--output", tmp_path / "again", "--baseline", base)
+    assert read(tmp_path / "again" / "comparison-mine.json")["helpfulness"] is None
+    assert "the baseline's scores are of a reward model with other weights" in caplog.text
 
 
 def test_calibration_enters_the_figures_and_is_bound_to_its_judge(

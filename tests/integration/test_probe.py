@@ -3,7 +3,9 @@
 import io
 import json
 import logging
+from dataclasses import make_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from rich.console import Console
 
 from jaxalign.adaptive import CategoryStats, margin_rule
 from jaxalign.config import ConfigError, parse_config
+from jaxalign.evaluation.judges.interface import from_harm
 from jaxalign.run import probe as probes
 from jaxalign.run.dry_run import dry_run
 from jaxalign.run.probe import make_probe
@@ -150,6 +153,48 @@ def test_prompts_that_are_trained_on_are_left_out(tmp_path: Path, caplog: pytest
     assert probe is not None
     assert len(probe.interview.prompts.rows) == 2 * len(NAMES)
     assert "left out 3 prompts that are trained on" in caplog.text
+
+
+def test_prompts_too_long_for_training_are_known_again(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    config["data"]["max_prompt_length"] = 28
+    rows = [{"prompt": row["prompt"], "category": "Violence"} for row in tiny.pairs(3)]
+    with (tmp_path / "probe.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    prepared = prepare(parse_config(config, "test"), tmp_path / "run", jax.devices()[:1])
+    assert min(map(len, prepared.data.train.prompt_ids)) == 28  # all were cut
+    probe = make_probe(prepared)
+    assert probe is not None
+    assert not {row["prompt"] for row in rows} & {
+        row.prompt[0].content for row in probe.interview.prompts.rows
+    }
+
+
+def test_prompts_that_are_all_trained_on_are_refused(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    rows = [{"prompt": row["prompt"], "category": "Violence"} for row in tiny.pairs(3)]
+    (tmp_path / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match=r"adaptive.probe.prompts: .* that is not trained on; give others"):
+        make_probe(prepare(parse_config(config, "test"), tmp_path / "run", jax.devices()[:1]))
+
+
+def test_the_share_of_time_is_that_of_the_probes_in_the_whole_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = make_probe(prepare(parse_config(settings(tmp_path), "test"), tmp_path / "run", jax.devices()[:1]))
+    assert probe is not None
+    probe.started, probe.seconds = 100.0, 10.0
+    times = iter((130.0, 140.0, 180.0))  # begun, answered, and when the figures are made
+    monkeypatch.setattr(probes, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    monkeypatch.setattr(probes, "agree_on_number", lambda x: x)
+    judgements = from_harm(np.zeros(len(probe.interview.prompts.rows) * 2))
+    monkeypatch.setattr(
+        probes.Interview, "__call__", lambda self, state: SimpleNamespace(judgements=judgements)
+    )
+    state = make_dataclass("State", ["adaptive"])(probe.interview.run.program.objective.init())
+    _, figures = probe(state)
+    assert figures["probe/seconds"] == 20.0
+    assert figures["probe/share_of_time"] == 20.0 / 80.0
 
 
 def test_prompts_of_unknown_categories_are_refused_before_anything_is_read(tmp_path: Path) -> None:
