@@ -16,7 +16,8 @@ class PreferenceReport:
 
     `step` is that of the checkpoint, None for a pretrained model. `loss` is plain DPO at the given beta, so that
     it compares across training methods; `reward_gap` is beta * (log-ratio of chosen - log-ratio of rejected); a
-    violation is a pair with a reward_gap below the threshold.
+    violation is a pair with a reward_gap below the threshold. `accuracy_intervals` are 95 % intervals over prompts by
+    category, and of all pairs under that name; None where they were not taken, as while training.
     """
 
     num_pairs: int
@@ -27,6 +28,7 @@ class PreferenceReport:
     categories: dict[str, dict[str, float]]
     without_category: dict[str, float] | None
     spread: dict[str, dict[str, Any]]
+    accuracy_intervals: dict[str, tuple[float | None, float | None]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -1,9 +1,12 @@
 """`jaxalign evaluate`: preference figures of a run or of a Hugging Face model, per harm category."""
 
+import dataclasses
 from pathlib import Path
 
 from jaxalign.config import ConfigError, load_config
 from jaxalign.data.sources import Split
+from jaxalign.evaluation.bootstrap import Resampling
+from jaxalign.evaluation.heldout_pairs import heldout_pairs, interval_rates
 from jaxalign.evaluation.preference import PreferenceReport, preference_report
 from jaxalign.run.data import load_split, load_tokenizer
 from jaxalign.run.load import WhichStep, load_model, run_config
@@ -43,11 +46,11 @@ def evaluate(
                 f"{vocab_size}: they cannot be compared token by token"
             )
         base = other.logps(other.lora_params, dataset, batch_size=batch_size, label="reference")
-    return preference_report(
-        logps,
-        base,
-        dataset,
-        beta=owner.loss.reward_beta,
-        threshold=owner.adaptive.violation.threshold,
-        step=step,
+    beta = owner.loss.reward_beta
+    report = preference_report(
+        logps, base, dataset, beta=beta, threshold=owner.adaptive.violation.threshold, step=step
     )
+    pairs = heldout_pairs(logps, base, dataset, beta=beta)
+    rates = interval_rates(pairs, pairs.accuracy, Resampling())
+    intervals = {name: (rate.low, rate.high) for name, rate in rates.items()}
+    return dataclasses.replace(report, accuracy_intervals=intervals)

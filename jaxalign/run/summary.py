@@ -9,6 +9,7 @@ from rich.markdown import Markdown, TableElement
 from rich.table import Table
 from rich.text import Text
 
+from jaxalign.evaluation.heldout_pairs import ALL_PAIRS
 from jaxalign.evaluation.preference import PreferenceReport
 from jaxalign.hf.verify import VerifyReport
 from jaxalign.run.train import TrainResult
@@ -40,14 +41,18 @@ def print_report(report: PreferenceReport, console: Console) -> None:
     """One row per category, then the spread between categories."""
     title = f"Preference figures of {report.num_pairs} pairs (beta {report.beta})"
     table = Table(title=title, box=SIMPLE_HEAD)
-    for name in ("category", "pairs", "loss", "accuracy", "gap", "unsafe"):
+    intervals = report.accuracy_intervals or {}
+    for name in ("category", "pairs", "loss", "accuracy", *(["95 %"] if intervals else []), "gap", "unsafe"):
         table.add_column(name, justify="left" if name == "category" else "right")
     for name, values in _rows(report):
+        low, high = intervals.get(ALL_PAIRS if name == "all" else name, (None, None))
+        interval = f"{_cell(low, '.2f')} to {_cell(high, '.2f')}" if low is not None else "-"
         table.add_row(
             Text(name),
             f"{values['pairs']:.0f}",
             _cell(values["loss"], ".4f"),
             _cell(values["accuracy"], ".3f"),
+            *([interval] if intervals else []),
             _cell(values["reward_gap"], "+.3f"),
             _cell(values["violation_rate"], ".3f"),
         )

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from jaxalign.cli import app
-from jaxalign.evaluation.heldout_pairs import read_heldout_pairs
+from jaxalign.evaluation.heldout_pairs import ALL_PAIRS, read_heldout_pairs
 from tests import tiny
 
 
@@ -110,6 +110,11 @@ def test_evaluate_repeats_the_figures_of_the_run(run: Path) -> None:
     )
     assert report["overall"] == pytest.approx(after["overall"], abs=1e-4)
     assert report["categories"].keys() == after["categories"].keys()
+    intervals = report["accuracy_intervals"]
+    assert intervals.keys() == {ALL_PAIRS, *report["categories"]}
+    low, high = intervals[ALL_PAIRS]
+    assert low < report["overall"]["accuracy"] <= high
+    assert f"{low:.2f} to {high:.2f}" in text
 
 
 def test_evaluate_takes_data_alone_from_another_configuration(run: Path, config: Path) -> None:
