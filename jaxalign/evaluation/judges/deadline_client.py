@@ -9,10 +9,12 @@ from typing import Any
 
 import httpx2
 
+from jaxalign.errors import JaxalignError
+
 _CONNECTED = ("connection.connect_tcp.complete", "connection.start_tls.complete")
 
 
-class TooLargeError(ValueError):
+class TooLargeError(JaxalignError, ValueError):
     """A reply of more bytes than are read."""
 
 
