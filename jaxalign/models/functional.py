@@ -14,7 +14,16 @@ from flax import nnx
 
 from jaxalign.batch import Places
 from jaxalign.models.config import DecoderConfig
-from jaxalign.models.decoder import Attend, Decoder, DecoderSpec, Dims, Layer, LoraParam, RematPolicy
+from jaxalign.models.decoder import (
+    Attend,
+    Decoder,
+    DecoderSpec,
+    Dims,
+    Layer,
+    LoraParam,
+    RematPolicy,
+    out_in_product,
+)
 from jaxalign.models.lora import LoraConfig
 from jaxalign.ops.attention import Attention, make_attention
 
@@ -134,12 +143,13 @@ class DecoderFns:
         return self._logits(params, self.hidden(params, lora_params, tokens, places))
 
     def _logits(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """Hidden states [..., D] to logits [..., V] float32; a tied head is used as it lies, never transposed."""
-        if self.config.tie_embeddings:
-            head, product = params["embedding"], "...d,vd->...v"
-        else:
-            head, product = params["head"], "...d,dv->...v"
-        return jnp.einsum(product, hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        """Hidden states [n, D] or [N, L, D] to logits float32; a tied head is used as it lies, never transposed."""
+        tied = self.config.tie_embeddings
+        head = (params["embedding"] if tied else params["head"]).astype(hidden.dtype)
+        if tied and hidden.ndim == 2:
+            return out_in_product(hidden, head, jnp.float32)
+        product = "...d,vd->...v" if tied else "...d,dv->...v"
+        return jnp.einsum(product, hidden, head, preferred_element_type=jnp.float32)
 
     def logical_dims(self) -> Params:
         """A tuple of logical dimension names per base parameter, in the tree of `abstract_params`."""

@@ -66,10 +66,16 @@ def choose(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
     """
     largest = logits.max(axis=1)
     if sampling.greedy:
-        chosen = jnp.argmax(logits, axis=1).astype(jnp.int32)
+        chosen = _first(logits == largest[:, None])
     else:  # from the largest down, or a low temperature would make several of them infinite
         chosen = _drawn((logits - largest[:, None]) / sampling.temperature, keys, sampling)
     return jnp.where(jnp.isfinite(largest), chosen, -1)
+
+
+def _first(found: jax.Array) -> jax.Array:
+    """The first column of each row of `found` [N, V], int32; V if there is none. A CPU takes 4 x as long for argmax."""
+    V = found.shape[1]
+    return jnp.where(found, jnp.arange(V, dtype=jnp.int32)[None], V).min(axis=1)
 
 
 def _drawn(scores: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
