@@ -18,6 +18,7 @@ LAYERS = {
     "files": 0,
     "markdown": 0,
     "progress": 0,
+    "refusal_limits": 0,
     "settings": 0,
     "losses": 1,
     "adaptive": 1,

@@ -176,8 +176,7 @@ def margin_rule(config: MarginConfig) -> AdaptiveRule[MarginState, CategoryStats
 
     def update(stats: CategoryStats, state: MarginState) -> MarginState:
         stats, _ = read_sums(stats, violations=shape, pairs=shape)
-        present = _present(stats)
-        newest = stats.violations / jnp.where(present, stats.pairs, 1.0)
+        newest, present = _rates(stats)
         seen = state.num_seen > 0
         rate = running_mean(
             state.violation_rate, newest, ema_rate=config.ema_rate, seen=seen, present=present
@@ -238,14 +237,14 @@ def restart_rates(stats: CategoryStats, state: MarginState) -> MarginState:
     """
     shape = state.violation_rate.shape
     stats, _ = read_sums(stats, violations=shape, pairs=shape)
-    present = _present(stats)
-    rate = stats.violations / jnp.where(present, stats.pairs, 1.0)
+    rate, present = _rates(stats)
     return dataclasses.replace(state, violation_rate=jnp.where(present, rate, state.violation_rate))
 
 
-def _present(stats: CategoryStats) -> jax.Array:
-    """`[K]` bool: the categories that have pairs and finite sums."""
-    return (stats.pairs > 0) & jnp.isfinite(stats.pairs) & jnp.isfinite(stats.violations)
+def _rates(stats: CategoryStats) -> tuple[jax.Array, jax.Array]:
+    """Violation rates `[K]`, and as bool the categories that have one: those with pairs and finite sums."""
+    present = (stats.pairs > 0) & jnp.isfinite(stats.pairs) & jnp.isfinite(stats.violations)
+    return stats.violations / jnp.where(present, stats.pairs, 1.0), present
 
 
 def pair_margins(

@@ -3,14 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxalign.refusal_limits import LIMITS
 from jaxalign.report.record import RunRecord
 
-REFUSAL_RULE = (
-    "The refusal rule reads the words of an answer's opening and does not judge harm: whatever does not open with a "
-    "refusal counts as unsafe. It found 56 of 68 refusals that people saw, called 0 of 60 answers one, and sees no "
-    "answer that is off topic (0 of 40)."
-)
-"""The limits of the rule. They stand here again, as no judge is imported for a page."""
 _MODELS = {
     "guard": ("guard model", "path"),
     "score_model": ("cost model", "path"),
@@ -34,7 +29,7 @@ def _sentence(interview: Mapping[str, Any] | None) -> str:
     judge = (interview or {}).get("judge", {})
     kind = judge.get("kind")
     if kind == "refusal":
-        return f"Judged by the refusal rule. {REFUSAL_RULE}"
+        return f"Judged by the refusal rule. {LIMITS}"
     if kind not in _MODELS:
         return f"Judged by a judge of kind {kind or 'not known'}; its errors are not known here."
     words, setting = _MODELS[kind]

@@ -145,8 +145,8 @@ def _usable(
         what = "no category" if not benign else "no category and are not benign"
         log.info("%s: left out %d prompts that have %s", label, len(found.rows) - len(asked), what)
     trained = set(_keys(format.tokenizer, run.data.train.prompt_ids))
-    limit = run.config.data.max_prompt_length
-    keys = _keys(format.tokenizer, [_ids(format, row)[-limit:] for row in asked])
+    cut = [format.encoder.cut(_ids(format, row), [])[0][0] for row in asked]
+    keys = _keys(format.tokenizer, cut)
     unseen = tuple(row for row, key in zip(asked, keys, strict=True) if key not in trained)
     if len(unseen) < len(asked):
         log.info("%s: left out %d prompts that are trained on", label, len(asked) - len(unseen))

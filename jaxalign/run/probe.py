@@ -118,9 +118,8 @@ def make_probe(run: Run) -> Probe | None:
     if run.config.adaptive.signal == "probe":
         _check_warmup(run, float(categories.sum()) * config.answers.num_samples)
     rule = margin_rule(run.program.objective.rule_configs["margin"])
-    corrects = (
-        run.config.adaptive.signal == "both"
-    )  # the rates of pairs, which have drifted since the last probe
+    # The rates of pairs have drifted since the last probe.
+    corrects = run.config.adaptive.signal == "both"
 
     def update(stats: CategoryStats, state: MarginState) -> MarginState:
         return rule.update(stats, restart_rates(stats, state) if corrects else state)

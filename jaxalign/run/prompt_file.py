@@ -102,9 +102,8 @@ def _of_record(record: Record | DataError) -> Prompt:
         raise record.error(
             "wrong type", "prompt", got=shown(given), expected=expected, remedy="correct the row"
         )
-    record.check_unicode(
-        json.dumps(given, ensure_ascii=False), "prompt"
-    )  # keys of messages too: all is written out
+    # With the keys of messages: all is written out.
+    record.check_unicode(json.dumps(given, ensure_ascii=False), "prompt")
     return Prompt(
         tuple(Message(message["role"], message["content"]) for message in given), given, record.origin, id_
     )

@@ -82,7 +82,6 @@ class _Line:
     def cut(self) -> None:
         """Wake whoever waits for the connection."""
         if self._socket is not None:
+            # The plain shutdown also of TLS, whose own would wait for its peer.
             with contextlib.suppress(OSError):  # closed by itself meanwhile
-                socket.socket.shutdown(
-                    self._socket, socket.SHUT_RDWR
-                )  # of TLS too, which would wait for its peer
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)

@@ -15,14 +15,12 @@ def answer_tables(title: str, group: SafetyGroup) -> list[Figure]:
     figures = []
     if refusals:
         shown = group.shown
-        told = (
-            (shown.refusal_judge, shown.refusal_limits or "")
-            if shown.refusal_judge
-            else (shown.judge, shown.limits)
-        )
+        judge, limits = shown.judge, shown.limits
+        if shown.refusal_judge:
+            judge, limits = shown.refusal_judge, shown.refusal_limits or ""
         caption = (
             "Over-refusal: benign prompts refused. Under-refusal: harmful prompts answered. Refusals are told by "
-            f"{told[0]}. {told[1]}"
+            f"{judge}. {limits}"
         ).strip()
         figures.append(_figure(f"Refusals on {title}", caption, refusals, "rate"))
     if helpful:

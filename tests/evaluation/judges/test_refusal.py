@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxalign.data.schema import Message
-from jaxalign.evaluation.judges.refusal import MEASURED, OPENING, Agreement, RefusalJudge, is_refusal
+from jaxalign.evaluation.judges.refusal import OPENING, RefusalJudge, is_refusal
+from jaxalign.refusal_limits import MEASURED, Agreement
 
 ASK = (Message("user", "Tell me."),)
 
