@@ -76,12 +76,16 @@ class Encoder:
         rows = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
         return [ids if ids and ids[-1] == self.eos_id else [*ids, self.eos_id] for ids in rows]
 
+    def cut_prompt(self, prompt: list[int]) -> list[int]:
+        """The prompt within the limit: the end of a longer one."""
+        return prompt[-self._config.max_prompt_length :]
+
     def cut(
         self, prompt: list[int], responses: list[list[int]]
     ) -> tuple[list[list[int]], tuple[int, int, int]]:
         """Prompt and responses within the limits, and how many tokens each lost."""
         limit = self._config.max_response_length
-        kept = [prompt[-self._config.max_prompt_length :], *(ids[:limit] for ids in responses)]
+        kept = [self.cut_prompt(prompt), *(ids[:limit] for ids in responses)]
         lost = [len(ids) - len(short) for ids, short in zip([prompt, *responses], kept, strict=True)]
         return kept, (lost[0], lost[1], lost[2])
 

@@ -145,7 +145,7 @@ def _usable(
         what = "no category" if not benign else "no category and are not benign"
         log.info("%s: left out %d prompts that have %s", label, len(found.rows) - len(asked), what)
     trained = set(_keys(format.tokenizer, run.data.train.prompt_ids))
-    cut = [format.encoder.cut(_ids(format, row), [])[0][0] for row in asked]
+    cut = [format.encoder.cut_prompt(_ids(format, row)) for row in asked]
     keys = _keys(format.tokenizer, cut)
     unseen = tuple(row for row, key in zip(asked, keys, strict=True) if key not in trained)
     if len(unseen) < len(asked):
